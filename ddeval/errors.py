@@ -1,0 +1,32 @@
+"""The one error a user can put right: a file, a flag or a table.
+
+The command line prints an `InputError` as its one line and exits 3. A caller's mistake in Python
+is a `ValueError` or `TypeError`; anything else is our bug and shows its traceback.
+"""
+
+
+class InputError(Exception):
+    """Bad input, said in one line: where, what was found, what was expected, what to do.
+
+    Parameters
+    ----------
+    where : str
+        File and row, flag, column or URI.
+    found : str
+        What stands there: the first offender and how many there are.
+    expected : str
+        What should stand there.
+    todo : str
+        What to do about it, a command where there is one.
+
+    Examples
+    --------
+    >>> print(InputError("m.csv line 212", "skin_type 'VII'", expected="one of I to VI or empty",
+    ...                  todo="Correct the row, or map the value in ddeval.yaml."))
+    m.csv line 212: found skin_type 'VII'; expected one of I to VI or empty. Correct the row, or map the value in ddeval.yaml.
+    """
+
+    def __init__(self, where: str, found: str, *, expected: str, todo: str) -> None:
+        self.where, self.found, self.expected, self.todo = where, found, expected, todo
+        line = f"{where}: found {found}; expected {expected.rstrip('.')}. {todo}"
+        super().__init__(" ".join(line.split()))  # one line, whatever the parts held

@@ -1,0 +1,247 @@
+"""Reading and writing files: the one atomic writer, the one CSV reader, the one path resolver.
+
+A reader of a file sees the old one or the new one, never half of it. This module does not know
+what the tables mean (`ddeval.tables`) and opens no image (`ddeval.data.images`).
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ddeval.errors import InputError
+
+TMP_PREFIX = ".tmp-"
+"""Files with this prefix are unfinished: `sweep` removes them, no reader takes them."""
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\0", "＝", "＋", "－", "＠")
+"""A spreadsheet runs a cell that starts with one of these (OWASP ASVS 5.0, V1.2.10)."""
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Call `write` on a temporary file beside `path`, flush it to the disk, and put it in place.
+
+    On any error `path` is what it was before and the temporary file is gone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=TMP_PREFIX, suffix=f"-{path.name}", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    write_atomic(path, lambda file: _write_all(file, content))
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON, keys in the order given, NaN and infinities as null."""
+    write_text(path, to_json(value) + "\n")
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; an InputError names the line that does not parse."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path} line {error.lineno}", error.msg, expected="valid JSON", todo="Correct the file."
+        ) from error
+
+
+def read_text(path: Path) -> str:
+    """Text of a file in UTF-8 (with or without a byte-order mark) or UTF-16 (with one)."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(str(path), "no such file", expected="a file", todo="Check the path.") from None
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} byte {error.start}",
+            f"a byte {content[error.start]:#04x} that is not {encoding}",
+            expected="UTF-8 or UTF-16 text",
+            todo="Save the file as UTF-8.",
+        ) from error
+
+
+def write_parquet(
+    path: Path, frame: pd.DataFrame | pa.Table, *, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """A Parquet file with JSON `metadata` under the key `ddeval`; same rows, same bytes."""
+    table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata({"ddeval": to_json(dict(metadata))} if metadata else None)
+    write_atomic(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The frame and the `ddeval` metadata of a Parquet file ({} where it has none)."""
+    if not path.is_file():
+        raise InputError(str(path), "no such file", expected="a Parquet file", todo="Check the path.")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(
+            str(path), f"an unreadable file ({error})", expected="a Parquet file", todo="Make it again."
+        ) from error
+    raw = (table.schema.metadata or {}).get(b"ddeval")
+    return table.replace_schema_metadata(None).to_pandas(), json.loads(raw) if raw else {}
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """UTF-8 CSV; a text cell a spreadsheet would run gets a leading quote (`read_csv` takes it off)."""
+    safe = frame.copy()
+    for name in safe.columns[[not pd.api.types.is_numeric_dtype(d) for d in safe.dtypes]]:
+        safe[name] = safe[name].map(_quoted, na_action="ignore")
+    write_text(path, safe.to_csv(index=False, lineterminator="\n"))
+
+
+def read_csv(path: Path, *, separator: str | None = None) -> pd.DataFrame:
+    """Every cell as text exactly as written ("001" and "NA" stay); an empty cell is None.
+
+    Comma, semicolon, tab or bar is found from the header unless `separator` is given. Raises an
+    InputError for an empty file, two columns of one name, or a row of another width.
+    """
+    text = read_text(path)
+    if "\0" in text:
+        raise InputError(
+            f"{path} line {text[: text.index(chr(0))].count(chr(10)) + 1}",
+            "a NUL byte",
+            expected="text",
+            todo="Export the table again as CSV in UTF-8.",
+        )
+    header = text.split("\n", 1)[0]
+    if not header.strip():
+        raise InputError(str(path), "an empty file", expected="a header line", todo="Check the export.")
+    if separator is None:
+        separator = max(",;\t|", key=header.count)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise InputError(
+            str(path), str(error), expected="valid CSV", todo="Export the table again."
+        ) from error
+    names, *body = rows
+    _check_header(path, names)
+    widths = [len(row) for row in body]
+    for i, row in enumerate(body):
+        if len(row) != len(names) and row:
+            raise InputError(
+                f"{path} line {i + 2}",
+                f"{len(row)} cells ({sum(w not in (0, len(names)) for w in widths)} such rows)",
+                expected=f"{len(names)} as in the header",
+                todo="Quote cells that hold the separator.",
+            )
+    cells = [[None if c == "" else _unquoted(c) for c in row] for row in body if row]
+    return pd.DataFrame(cells, columns=names, dtype=object)
+
+
+def sweep(folder: Path) -> int:
+    """Remove the unfinished files a killed process left in `folder`; how many there were."""
+    stale = list(folder.glob(f"{TMP_PREFIX}*")) if folder.is_dir() else []
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return len(stale)
+
+
+def resolve(path: str, roots: Iterable[Path], *, where: str = "image") -> Path:
+    """The real path of `path` (absolute, or relative to a root) if it lies under an allowed root.
+
+    Links are followed before the check, so a link out of a root is refused. The file itself need
+    not exist. Raises an InputError for anything outside, a URL, a NUL or an over-long path.
+    """
+    allowed = [Path(root).resolve() for root in roots]
+    if "\0" in path or len(path) > 4096 or "://" in path or path.startswith("\\\\"):
+        raise InputError(
+            where, f"the path {path[:80]!r}", expected="a plain local path", todo="Correct the manifest."
+        )
+    candidates = [Path(path)] if Path(path).is_absolute() else [root / path for root in allowed]
+    inside = [c.resolve() for c in candidates if any(c.resolve().is_relative_to(r) for r in allowed)]
+    if not inside:
+        raise InputError(
+            where,
+            f"the path {path[:200]!r}",
+            expected=f"a path under {', '.join(map(str, allowed)) or 'an allowed root (none is set)'}",
+            todo="Pass --images ROOT, or add its folder to `images:` in ddeval.yaml.",
+        )
+    return next((c for c in inside if c.exists()), inside[0])
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def value_sha256(value: Any) -> str:
+    """Hash of anything JSON can hold, whatever the order of its keys."""
+    text = json.dumps(_plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    file.write(content)
+
+
+def _check_header(path: Path, names: list[str]) -> None:
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise InputError(
+            f"{path} line 1",
+            f"the column {twice[0]!r} {names.count(twice[0])} times",
+            expected="each column once",
+            todo="Rename or remove the copies.",
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _quoted(cell: Any) -> Any:
+    return "'" + cell if isinstance(cell, str) and cell.startswith((*FORMULA_STARTS, "'")) else cell
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith((*FORMULA_STARTS, "'")) else cell

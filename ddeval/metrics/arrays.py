@@ -1,0 +1,86 @@
+"""Labels, probabilities and weights: what they must look like, checked once at the door.
+
+Every metric comes in two forms that share one body. The public one takes `labels, pred_probs` and
+optional weights of shape (N,) and returns a float; its `*_draws` twin takes weights of shape (B, N),
+one row a bootstrap draw, and returns an array of shape (B,). Nothing re-indexes rows.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.int64]
+Probs = npt.NDArray[np.float64]
+Weights = npt.NDArray[np.floating[Any]]
+
+ROW_SUM_TOLERANCE = 1e-3
+"""float16 softmax over 26 classes is off by up to 5e-4."""
+
+PROB_FLOOR = 1e-15
+"""Probabilities are clipped here for a logarithm, and nowhere else."""
+
+
+def check_labels_and_probs(labels: Labels, pred_probs: Probs) -> tuple[Labels, Probs]:
+    """`labels` (N,) as int64 and `pred_probs` (N, K) as float64, or a ValueError that names the first bad row.
+
+    Labels must lie in 0 to K-1; probabilities must be finite, lie in 0 to 1 and sum to 1 by row.
+    """
+    labels, pred_probs = np.asarray(labels), np.asarray(pred_probs, dtype=np.float64)
+    if pred_probs.ndim != 2 or labels.shape != pred_probs.shape[:1]:
+        raise ValueError(
+            f"labels must have shape (N,) and pred_probs (N, K), got {labels.shape} and {pred_probs.shape}"
+        )
+    if labels.size and not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels must be whole numbers, got dtype {labels.dtype}")
+    check_labels(labels, n_classes=pred_probs.shape[1])
+    check_probs(pred_probs)
+    return labels.astype(np.int64), pred_probs
+
+
+def check_labels(labels: npt.NDArray[Any], *, n_classes: int) -> None:
+    outside = (labels < 0) | (labels >= n_classes)
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise ValueError(
+            f"labels must lie in 0..{n_classes - 1} (pred_probs has {n_classes} columns); "
+            f"row {row} has {labels[row]}, {int(outside.sum())} rows in all"
+        )
+
+
+def check_probs(pred_probs: Probs) -> None:
+    outside = ~((pred_probs >= 0) & (pred_probs <= 1 + ROW_SUM_TOLERANCE)).all(axis=1)  # NaN fails too
+    sums = pred_probs.sum(axis=1)
+    off = outside | ~(np.abs(sums - 1) <= ROW_SUM_TOLERANCE)
+    if off.any():
+        row = int(np.flatnonzero(off)[0])
+        if outside[row]:
+            cell = pred_probs[row][~((pred_probs[row] >= 0) & (pred_probs[row] <= 1 + ROW_SUM_TOLERANCE))][0]
+            raise ValueError(
+                f"pred_probs must lie in 0..1; row {row} has {cell:.4g} (logits? apply softmax first), "
+                f"{int(off.sum())} rows in all"
+            )
+        raise ValueError(
+            f"rows of pred_probs must sum to 1; row {row} sums to {sums[row]:.4f} "
+            f"(logits? apply softmax first), {int(off.sum())} rows in all"
+        )
+
+
+def check_weights(weights: Weights | None, *, n_images: int) -> Weights:
+    """Weights of one metric as (1, N); ones where None. Negative or non-finite weights are a ValueError."""
+    if weights is None:
+        return np.ones((1, n_images))
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.shape != (n_images,):
+        raise ValueError(f"weights must have shape ({n_images},), got {weights.shape}")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError("weights must be finite and not negative")
+    return weights[None, :]
+
+
+def softmax(logits: npt.NDArray[np.floating[Any]]) -> Probs:
+    """Probabilities in float64 from logits (N, K); rows sum to 1 to the last bits."""
+    shifted = np.asarray(logits, dtype=np.float64)
+    shifted = np.exp(shifted - shifted.max(axis=1, keepdims=True, initial=-np.inf))
+    total = shifted.sum(axis=1, keepdims=True)
+    return np.divide(shifted, total, out=shifted, where=total > 0)
