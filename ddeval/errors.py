@@ -21,9 +21,8 @@ class InputError(Exception):
 
     Examples
     --------
-    >>> print(InputError("m.csv line 212", "skin_type 'VII'", expected="one of I to VI or empty",
-    ...                  todo="Correct the row, or map the value in ddeval.yaml."))
-    m.csv line 212: found skin_type 'VII'; expected one of I to VI or empty. Correct the row, or map the value in ddeval.yaml.
+    >>> print(InputError("m.csv line 7", "sex 'X'", expected="male or female", todo="Map it."))
+    m.csv line 7: found sex 'X'; expected male or female. Map it.
     """
 
     def __init__(self, where: str, found: str, *, expected: str, todo: str) -> None:

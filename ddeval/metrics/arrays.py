@@ -22,7 +22,7 @@ PROB_FLOOR = 1e-15
 
 
 def check_labels_and_probs(labels: Labels, pred_probs: Probs) -> tuple[Labels, Probs]:
-    """`labels` (N,) as int64 and `pred_probs` (N, K) as float64, or a ValueError that names the first bad row.
+    """`labels` (N,) as int64 and `pred_probs` (N, K) as float64; a ValueError names the first bad row.
 
     Labels must lie in 0 to K-1; probabilities must be finite, lie in 0 to 1 and sum to 1 by row.
     """
@@ -55,7 +55,7 @@ def check_probs(pred_probs: Probs) -> None:
     if off.any():
         row = int(np.flatnonzero(off)[0])
         if outside[row]:
-            cell = pred_probs[row][~((pred_probs[row] >= 0) & (pred_probs[row] <= 1 + ROW_SUM_TOLERANCE))][0]
+            cell = next(p for p in pred_probs[row] if not 0 <= p <= 1 + ROW_SUM_TOLERANCE)
             raise ValueError(
                 f"pred_probs must lie in 0..1; row {row} has {cell:.4g} (logits? apply softmax first), "
                 f"{int(off.sum())} rows in all"
@@ -80,7 +80,7 @@ def check_weights(weights: Weights | None, *, n_images: int) -> Weights:
 
 def softmax(logits: npt.NDArray[np.floating[Any]]) -> Probs:
     """Probabilities in float64 from logits (N, K); rows sum to 1 to the last bits."""
-    shifted = np.asarray(logits, dtype=np.float64)
-    shifted = np.exp(shifted - shifted.max(axis=1, keepdims=True, initial=-np.inf))
-    total = shifted.sum(axis=1, keepdims=True)
-    return np.divide(shifted, total, out=shifted, where=total > 0)
+    logits = np.asarray(logits, dtype=np.float64)
+    exponents: Probs = np.exp(logits - logits.max(axis=1, keepdims=True))
+    exponents /= exponents.sum(axis=1, keepdims=True)
+    return exponents
