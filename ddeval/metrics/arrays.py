@@ -5,10 +5,12 @@ optional weights of shape (N,) and returns a float; its `*_draws` twin takes wei
 one row a bootstrap draw, and returns an array of shape (B,). Nothing re-indexes rows.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 Labels = npt.NDArray[np.int64]
 Probs = npt.NDArray[np.float64]
@@ -19,6 +21,9 @@ ROW_SUM_TOLERANCE = 1e-3
 
 PROB_FLOOR = 1e-15
 """Probabilities are clipped here for a logarithm, and nowhere else."""
+
+BLOCK_CELLS = 2**21
+"""Cells of a (B, N) weight matrix worked on at a time: 16 MB in float64, near the cache."""
 
 
 def check_labels_and_probs(labels: Labels, pred_probs: Probs) -> tuple[Labels, Probs]:
@@ -84,3 +89,34 @@ def softmax(logits: npt.NDArray[np.floating[Any]]) -> Probs:
     exponents: Probs = np.exp(logits - logits.max(axis=1, keepdims=True))
     exponents /= exponents.sum(axis=1, keepdims=True)
     return exponents
+
+
+def blocks(weights: Weights) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    """Rows of a (B, N) weight matrix a few at a time, as float64; whatever dtype holds the counts."""
+    step = max(1, BLOCK_CELLS // max(weights.shape[1], 1))
+    for start in range(0, weights.shape[0], step):
+        rows = slice(start, start + step)
+        yield rows, np.asarray(weights[rows], dtype=np.float64)
+
+
+def weighted_sums(
+    weights: Weights, columns: npt.NDArray[np.float64] | sparse.csr_array
+) -> npt.NDArray[np.float64]:
+    """Sums over images of weights (B, N) times columns (N, C), dense or sparse: shape (B, C)."""
+    sums = np.empty((weights.shape[0], columns.shape[1]))
+    by_column = columns.T.tocsr() if sparse.issparse(columns) else None
+    for rows, block in blocks(weights):
+        if by_column is None:
+            sums[rows] = block @ columns
+        else:
+            sums[rows] = (by_column @ np.ascontiguousarray(block.T)).T
+    return sums
+
+
+def weighted_means(weights: Weights, values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Mean of `values` (N,) under each row of weights (B, N): shape (B,); NaN where a row weighs nothing."""
+    columns = np.column_stack([np.asarray(values, dtype=np.float64), np.ones(len(values))])
+    total, mass = weighted_sums(weights, columns).T
+    with np.errstate(invalid="ignore"):  # 0/0 where nothing is weighed is NaN, and NaN is the answer
+        means: npt.NDArray[np.float64] = total / mass
+    return means
