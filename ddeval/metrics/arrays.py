@@ -104,7 +104,7 @@ def weighted_sums(
 ) -> npt.NDArray[np.float64]:
     """Sums over images of weights (B, N) times columns (N, C), dense or sparse: shape (B, C)."""
     sums = np.empty((weights.shape[0], columns.shape[1]))
-    by_column = columns.T.tocsr() if sparse.issparse(columns) else None
+    by_column = None if isinstance(columns, np.ndarray) else columns.T.tocsr()
     for rows, block in blocks(weights):
         if by_column is None:
             sums[rows] = block @ columns
