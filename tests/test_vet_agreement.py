@@ -118,7 +118,7 @@ def test_self_consistency_counts_only_repeats_read_twice():
 
 @pytest.mark.real_data
 def test_dermx_images_with_one_diagnosis_from_each_of_eight_readers(real_data):
-    """5,040 first readings, 256 empty and 205 with two or more diagnoses: 340 images have eight single ones."""
+    """256 of 5,040 readings are empty, 205 hold two or more; 340 images have eight single ones."""
     votes = pd.read_csv(real_data / "dermx" / "annotations.csv", dtype=str, keep_default_na=False)
     votes = votes[~votes["diagnosis_tags"].str.contains("|", regex=False) & (votes["diagnosis_tags"] != "")]
     table = votes.pivot_table(index="image", columns="rater", values="diagnosis_tags", aggfunc="first")
