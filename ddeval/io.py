@@ -97,6 +97,17 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a log in a single write, flushed to the disk; earlier lines are never touched."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(handle, " ".join(line.splitlines()).encode() + b"\n")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_parquet(
     path: Path, frame: pd.DataFrame | pa.Table, *, metadata: Mapping[str, Any] | None = None
 ) -> None:
@@ -108,6 +119,12 @@ def write_parquet(
 
 def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The frame and the `ddeval` metadata of a Parquet file ({} where it has none)."""
+    table, metadata = read_table(path)
+    return table.to_pandas(), metadata
+
+
+def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """As `read_parquet`, without the cost of turning list columns into Python objects."""
     if not path.is_file():
         raise InputError(str(path), "no such file", expected="a Parquet file", todo="Check the path.")
     try:
@@ -117,7 +134,7 @@ def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             str(path), f"an unreadable file ({error})", expected="a Parquet file", todo="Make it again."
         ) from error
     raw = (table.schema.metadata or {}).get(b"ddeval")
-    return table.replace_schema_metadata(None).to_pandas(), json.loads(raw) if raw else {}
+    return table.replace_schema_metadata(None), json.loads(raw) if raw else {}
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
