@@ -56,7 +56,7 @@ def check_labels(labels: npt.NDArray[Any], *, n_classes: int) -> None:
 def check_probs(pred_probs: Probs) -> None:
     outside = ~((pred_probs >= 0) & (pred_probs <= 1 + ROW_SUM_TOLERANCE)).all(axis=1)  # NaN fails too
     sums = pred_probs.sum(axis=1)
-    off = outside | ~(np.abs(sums - 1) <= ROW_SUM_TOLERANCE)
+    off: npt.NDArray[np.bool_] = np.logical_or(outside, ~(np.abs(sums - 1) <= ROW_SUM_TOLERANCE))
     if off.any():
         row = int(np.flatnonzero(off)[0])
         if outside[row]:
@@ -81,6 +81,34 @@ def check_weights(weights: Weights | None, *, n_images: int) -> Weights:
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError("weights must be finite and not negative")
     return weights[None, :]
+
+
+def checked(
+    labels: Labels, pred_probs: Probs, weights: Weights | None
+) -> tuple[Labels, Probs, npt.NDArray[np.float64]]:
+    """The three arrays of a public metric, checked, with weights (1, N); a row of weight 0 is no row."""
+    labels, pred_probs = check_labels_and_probs(labels, pred_probs)
+    weights = check_weights(weights, n_images=len(labels))
+    held = weights[0] > 0
+    if held.all():
+        return labels, pred_probs, weights
+    return labels[held], pred_probs[held], weights[:, held]
+
+
+def top_class(labels: Labels, pred_probs: Probs) -> Labels:
+    """Predicted class of each image (N,): the most probable one; a tie counts against the model.
+
+    Where the label shares the highest probability with another class, the first such other class is
+    predicted, so that accuracy does not depend on the order of the classes.
+    """
+    rows = np.arange(len(labels))
+    top: Labels = pred_probs.argmax(axis=1)
+    own = pred_probs[rows, labels]
+    tied = np.flatnonzero((top == labels) & ((pred_probs >= own[:, None]).sum(axis=1) > 1))
+    others = pred_probs[tied]
+    others[np.arange(len(tied)), labels[tied]] = -1.0
+    top[tied] = others.argmax(axis=1)
+    return top
 
 
 def softmax(logits: npt.NDArray[np.floating[Any]]) -> Probs:
