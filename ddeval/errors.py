@@ -29,3 +29,22 @@ class InputError(Exception):
         self.where, self.found, self.expected, self.todo = where, found, expected, todo
         line = f"{where}: found {found}; expected {expected.rstrip('.')}. {todo}"
         super().__init__(" ".join(line.split()))  # one line, whatever the parts held
+
+
+class ImageError(Exception):
+    """An image that cannot be used.
+
+    Parameters
+    ----------
+    code : str
+        Short and countable: missing, not_a_file, empty, too_large, format, truncated, mode, corrupt.
+    reason : str
+        One line for the quarantine table: what was found, and the cure where there is one.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        self.code, self.reason = code, " ".join(reason.split())
+        super().__init__(self.reason)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:  # so that a worker process can hand it on
+        return type(self), (self.code, self.reason)
