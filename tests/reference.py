@@ -39,3 +39,34 @@ def gwet_ac1(ratings):
     shares = [sum(u.count(c) / len(u) for u in read) / len(read) for c in categories]
     chance = sum(p * (1 - p) for p in shares) / (len(categories) - 1)
     return (agreement - chance) / (1 - chance)
+
+
+def encode(answers, schema):
+    """Questionnaire of `schema` cell by cell, what is not understood as unknown: strings, splits and ifs."""
+    rows = []
+    for _, row in answers.iterrows():
+        out = []
+        for f in schema.fields:
+            cell = row[f"q.{f.name}"]
+            text = "" if cell is None or cell != cell else str(cell).strip().lower()
+            values = None
+            if text and text not in f.unknown:
+                if f.kind == "yes_no":
+                    values = {"yes": [1.0], "no": [0.0]}.get(text)
+                elif f.kind == "number":
+                    number, _, unit = text.partition(" ")
+                    if unit or f.bare_numbers:
+                        value = float(number) * (f.units[unit.rstrip("s")] if unit else 1)
+                        if f.low <= value <= f.high:
+                            values = [(value - f.low) / (f.high - f.low)]
+                else:
+                    said = [part.strip() for part in text.split(";")] if f.kind != "single" else [text]
+                    regions = [f.within[part] for part in said if part in f.within]
+                    if f.none and said == [f.none]:
+                        values = [0.0] * len(f.answers)
+                    elif all(part in f.answers for part in said):
+                        values = [1.0 if a in said + regions else 0.0 for a in f.answers]
+            n_columns = len(f.answers) or 1
+            out += [0.0] * n_columns + [1.0] if values is None else [*values, 0.0]
+        rows.append(out)
+    return rows
