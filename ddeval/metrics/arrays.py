@@ -15,6 +15,7 @@ from scipy import sparse
 Labels = npt.NDArray[np.int64]
 Probs = npt.NDArray[np.float64]
 Weights = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float64]
 
 ROW_SUM_TOLERANCE = 1e-3
 """float16 softmax over 26 classes is off by up to 5e-4."""
@@ -54,7 +55,8 @@ def check_labels(labels: npt.NDArray[Any], *, n_classes: int) -> None:
 
 
 def check_probs(pred_probs: Probs) -> None:
-    outside = ~((pred_probs >= 0) & (pred_probs <= 1 + ROW_SUM_TOLERANCE)).all(axis=1)  # NaN fails too
+    is_inside = (pred_probs >= 0) & (pred_probs <= 1 + ROW_SUM_TOLERANCE)
+    outside: npt.NDArray[np.bool_] = ~np.all(is_inside, axis=1, keepdims=True)[:, 0]  # NaN fails too
     sums = pred_probs.sum(axis=1)
     off: npt.NDArray[np.bool_] = np.logical_or(outside, ~(np.abs(sums - 1) <= ROW_SUM_TOLERANCE))
     if off.any():
@@ -83,9 +85,7 @@ def check_weights(weights: Weights | None, *, n_images: int) -> Weights:
     return weights[None, :]
 
 
-def checked(
-    labels: Labels, pred_probs: Probs, weights: Weights | None
-) -> tuple[Labels, Probs, npt.NDArray[np.float64]]:
+def checked(labels: Labels, pred_probs: Probs, weights: Weights | None) -> tuple[Labels, Probs, Weights]:
     """The three arrays of a public metric, checked, with weights (1, N); a row of weight 0 is no row."""
     labels, pred_probs = check_labels_and_probs(labels, pred_probs)
     weights = check_weights(weights, n_images=len(labels))
@@ -148,3 +148,26 @@ def weighted_means(weights: Weights, values: npt.NDArray[np.floating[Any]]) -> n
     with np.errstate(invalid="ignore"):  # 0/0 where nothing is weighed is NaN, and NaN is the answer
         means: npt.NDArray[np.float64] = total / mass
     return means
+
+
+def cells(cell_of: npt.NDArray[np.integer[Any]], n_cells: int) -> sparse.csr_array:
+    """Matrix (n_cells, N) with a 1 where image i is in cell `cell_of[i]`."""
+    n_images = len(cell_of)
+    ones = np.ones(n_images, dtype=np.int8)
+    return sparse.csc_array((ones, cell_of, np.arange(n_images + 1)), shape=(n_cells, n_images)).tocsr()
+
+
+def cell_sums(cells: sparse.csr_array, weights: Weights) -> Weights:
+    """Weight in each cell: `cells` (C, N) times weights (B, N), shape (C, B), in the dtype of the weights.
+
+    Cheapest where `weights` is the transpose of a contiguous (N, B) array, as the bootstrap makes it.
+    """
+    sums: Weights = cells @ weights.T
+    return sums
+
+
+def ratio(part: Weights, whole: Weights) -> Floats:
+    """`part / whole` in float64; NaN where `whole` is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0/0 is NaN, and NaN is the answer
+        share: Floats = np.divide(part, whole, dtype=np.float64)
+    return np.where(whole == 0, np.nan, share)
