@@ -1,0 +1,121 @@
+"""The command line: which commands there are, and what a command's end means.
+
+One file a stage holds the commands; a command's module is imported when it is run, so that
+`ddeval --help` loads no pandas and no torch. The exit code is decided here and nowhere else.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Annotated, Any, NoReturn
+
+import typer
+import typer.core
+
+import ddeval
+from ddeval.errors import InputError
+
+OK = 0
+FINDINGS = 1
+"""The command worked, and what it looked for is there: findings, or a gate that failed."""
+USAGE = 2
+BAD_INPUT = 3
+OUR_FAULT = 4
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""The reader of our output went away (`| head`); the shell's own number for it."""
+
+COMMANDS = {
+    "score": ("ddeval.cli.score:score", "Checkpoint and manifest in; predictions, numbers and a report out."),
+}
+"""Name of a command -> where it is (a function, or a Typer app of subcommands) and its line in the help."""
+
+
+class Commands(typer.core.TyperGroup):
+    """A group whose commands are imported when they are run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def main(self, args: Any = None, prog_name: Any = None, *more: Any, **options: Any) -> Any:
+        """Run, and end the process with the exit code of what happened."""
+        options["standalone_mode"] = False
+        try:
+            code: Any = super().main(args, prog_name, *more, **options)
+        except BaseException as error:
+            code = _exit_code(error)
+        raise SystemExit(code if isinstance(code, int) else OK)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="How good is this checkpoint, which labels are wrong, and what is left of the number then?",
+    epilog="Exit codes: 0 ok, 1 findings or gate failed, 2 usage, 3 bad input, 4 our fault, 130 interrupted.",
+)
+
+
+def load_command(name: str) -> Any:
+    """The click command behind a name of `COMMANDS`."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(rich_markup_mode=None, add_completion=False)
+        single.command(name)(found)
+        found = single
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+def main() -> NoReturn:
+    """Entry point of the `ddeval` script."""
+    command: Any = typer.main.get_command(app)
+    command.main(prog_name="ddeval")
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        print(f"ddeval {ddeval.__version__}")
+        raise typer.Exit
+
+
+def _exit_code(error: BaseException) -> int:
+    """Say what ended the command, in one line where the user can act on it, and give its exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else OUR_FAULT
+    if isinstance(error, InputError):
+        _say(str(error))
+        return BAD_INPUT
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        _say("interrupted; what was finished is kept, and the same command goes on from there")
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail too
+        return BROKEN_PIPE
+    if hasattr(error, "format_message"):  # a usage error of click
+        error.show()  # type: ignore[attr-defined]
+        return USAGE
+    if isinstance(error, OSError) and error.filename:
+        _say(f"{error.filename}: {error.strerror}")
+        return OUR_FAULT
+    traceback.print_exception(error)
+    _say(f"this is our fault ({type(error).__name__}); please report the lines above")
+    return OUR_FAULT
+
+
+def _say(line: str) -> None:
+    print(f"ddeval: {line}", file=sys.stderr)

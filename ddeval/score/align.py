@@ -54,11 +54,9 @@ def align(
             todo="Pass --split all, or the split that was predicted.",
         )
     if (~found).any():
-        notes.append(
-            f"{int((~found).sum()):,} images of the manifest have no prediction; they are not scored"
-        )
+        notes.append(f"images of the manifest without a prediction, not scored: {int((~found).sum()):,}")
     if len(ids) > found.sum():
-        notes.append(f"{len(ids) - int(found.sum()):,} predictions are of other splits and are not scored")
+        notes.append(f"predictions of other splits, not scored: {len(ids) - int(found.sum()):,}")
     names = _matched_names(file, manifest, notes)
     if other_class is not None and other_class not in names:
         raise InputError(
@@ -70,7 +68,7 @@ def align(
     top = values.max(axis=1, keepdims=True)
     ties = int(((values == top).sum(axis=1) > 1).sum())
     if ties:
-        notes.append(f"{ties:,} images have a tie for the top class; a tie counts as wrong")
+        notes.append(f"images with a tie for the top class, which counts as wrong: {ties:,}")
     frame = kept[found].reset_index(drop=True)
     has_probs = file.kind == "pred_probs"
     sha256 = io.file_sha256(file.path)

@@ -94,7 +94,7 @@ def read_file(
 
 def _read_npz(path: Path, class_names: Sequence[str]) -> PredictionsFile:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise InputError(str(path), "no such file", expected="an npz file", todo="Check the path.") from None
@@ -189,7 +189,9 @@ def _from_columns(
         )
     if not chosen:
         # a column counts as numbers when most of its cells are: one bad cell is then found below
-        chosen = {c: c for c in rest if len(frame) and numbers[c].notna().mean() > 0.5}
+        chosen = {
+            c: c for c in rest if len(frame) and (numbers[c].notna() | _says_nan(frame[c])).mean() > 0.5
+        }
         left = [c for c in rest if c not in chosen]
         if left:
             notes.append(f"columns not used: {', '.join(left)}")
@@ -201,8 +203,7 @@ def _from_columns(
             todo="Name them with --class-columns a,b,c.",
         )
     for column in chosen:
-        wrong = np.flatnonzero(numbers[column].isna() & frame[column].notna())
-        wrong = wrong[[str(frame[column].iloc[i]).strip().lower() != "nan" for i in wrong]]
+        wrong = np.flatnonzero(numbers[column].isna() & frame[column].notna() & ~_says_nan(frame[column]))
         if wrong.size:
             raise InputError(
                 f"{path} line {wrong[0] + 2}",
@@ -222,6 +223,10 @@ def _from_columns(
         frame[taken["group"]].astype(str) if "group" in taken else None,
         tuple(notes),
     )
+
+
+def _says_nan(cells: pd.Series) -> pd.Series:
+    return cells.astype(str).str.strip().str.lower() == "nan"
 
 
 def _special_columns(

@@ -1,0 +1,92 @@
+"""What a person sees in the terminal: notes and progress on stderr, tables and the next command on stdout.
+
+With `--json`, stdout holds the JSON and nothing else. Colour and the progress bar appear only where
+stderr is a terminal, and never carry meaning alone.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+Tick = Callable[[int], None]
+"""Called with the number of images just finished."""
+
+HEADLINES = (
+    ("top_1_accuracy", "top-1", "percent"),
+    ("top_3_accuracy", "top-3", "percent"),
+    ("balanced_accuracy", "balanced accuracy", "percent"),
+    ("auroc_macro", "AUROC (macro)", "probability"),
+    ("ece", "ECE", "probability"),
+)
+
+
+def note(line: str) -> None:
+    """One line about what was assumed, left out or found, on stderr."""
+    print(line, file=sys.stderr)
+
+
+def say(line: str = "") -> None:
+    print(line)
+
+
+@contextmanager
+def progress(label: str, total: int, *, done: int = 0) -> Iterator[Tick]:
+    """A bar with rate and time left on stderr where it is a terminal; silent elsewhere.
+
+    `done` images of an earlier run are shown as done and left out of the rate.
+    """
+    if not sys.stderr.isatty():
+        yield lambda n: None
+        return
+    from rich import progress as bars  # costs 0.1 s, paid only where a bar is drawn
+    from rich.console import Console
+
+    class Rate(bars.ProgressColumn):
+        def render(self, task: bars.Task) -> str:
+            return f"{task.speed:,.0f} img/s" if task.speed else ""
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(bar_width=40),
+        bars.TextColumn("{task.completed:,}/{task.total:,}"),
+        Rate(),
+        bars.TimeRemainingColumn(compact=True),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True), transient=False) as shown:
+        task = shown.add_task(label, total=total, completed=done)
+        yield lambda n: shown.advance(task, n)
+
+
+def value(number: Any, unit: str) -> str:
+    """One rounding rule: percent with one decimal, probabilities with three, undefined is n/a."""
+    if number is None or not math.isfinite(number):
+        return "n/a"
+    return f"{100 * number:.1f} %" if unit == "percent" else f"{number:.3f}"
+
+
+def interval(cell: Mapping[str, Any], unit: str) -> str:
+    low, high = cell.get("ci_low"), cell.get("ci_high")
+    if low is None or high is None:
+        return ""
+    return f"{value(low, unit).removesuffix(' %')} – {value(high, unit).removesuffix(' %')}"
+
+
+def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> str:
+    """Aligned columns: the first to the left, numbers as they are padded by their own text."""
+    shown = [list(header), *map(list, rows)] if header else [list(row) for row in rows]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(shown[0]))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in shown]
+    return "\n".join("   ".join(line).rstrip() for line in lines)
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """The table of `ddeval score`: the headline metrics with their intervals over groups."""
+    metrics = result["metrics"]
+    rows = [
+        [name, value(metrics[key]["value"], unit), interval(metrics[key], unit)]
+        for key, name, unit in HEADLINES
+        if key in metrics
+    ]
+    return table(rows, header=["", "value", f"95 % interval ({result.get('group_unit', 'groups')})"])

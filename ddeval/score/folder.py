@@ -1,0 +1,110 @@
+"""The run folder: its name, its `run.json`, and the ledger of looks at a test split.
+
+    runs/<checkpoint>-<split>-<manifest hash>/
+        run.json              every input's sha256, settings, versions, device, seed
+        predictions.parquet   embeddings.npy   quarantine.parquet   thumbnails/
+        labels-<version>/     metrics.parquet   metrics.json   curves/*.parquet   checks.json
+
+`run.json` and the ledger may name the time and the machine; nothing else in the folder does.
+"""
+
+import datetime
+import json
+import platform
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ddeval
+from ddeval import io
+from ddeval.errors import InputError
+
+RUN_FILE = "run.json"
+PREDICTIONS_FILE = "predictions.parquet"
+EMBEDDINGS_FILE = "embeddings.npy"
+QUARANTINE_FILE = "quarantine.parquet"
+MANIFEST_FILE = "manifest.csv"
+"""Only in runs of a predictions file that brought its own labels."""
+VERSIONED = ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "torch", "transformers", "pillow")
+
+
+def run_name(checkpoint: str, splits: tuple[str, ...], manifest_sha256: str) -> str:
+    """`<checkpoint>-<split>-<manifest hash>`, safe as the name of a folder."""
+    split = splits[0] if splits else "all"
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "_", checkpoint).strip("._") or "run"
+    return f"{name}-{split}-{manifest_sha256[:8]}"
+
+
+def is_run(path: Path) -> bool:
+    return (path / RUN_FILE).is_file()
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """The `run.json` of a run folder."""
+    if not is_run(run):
+        raise InputError(
+            str(run),
+            "no run.json",
+            expected="a run folder",
+            todo="Make one with: ddeval score CHECKPOINT --data MANIFEST.",
+        )
+    facts: dict[str, Any] = io.read_json(run / RUN_FILE)
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Version of ddeval, Python and each library that a number may depend on, where installed."""
+    found = {"ddeval": ddeval.__version__, "python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def utc_now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def ledger_path(manifest: Path) -> Path:
+    """The ledger of looks at a manifest's test split lies beside it: `<manifest>.looks.jsonl`."""
+    return manifest.with_name(f"{manifest.stem}.looks.jsonl")
+
+
+def record_look(manifest: Path, look: Mapping[str, Any]) -> str | None:
+    """Append one look at the labels of a split to the ledger; a sentence where that is not possible.
+
+    Each line is a JSON object with `time` and what `look` holds. A test split that is looked at often
+    is slowly fitted to: the count stands in the report.
+    """
+    path = ledger_path(manifest)
+    try:
+        io.append_line(path, json.dumps({"time": utc_now(), **look}, ensure_ascii=False))
+    except OSError as error:
+        return f"this look was not entered in the ledger: {path}: {error.strerror}"
+    return None
+
+
+def read_looks(manifest: Path) -> list[dict[str, Any]]:
+    """The looks recorded beside a manifest, oldest first; [] where there are none."""
+    path = ledger_path(manifest)
+    if not path.is_file():
+        return []
+    lines = io.read_text(path).splitlines()
+    looks = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            looks.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number == len(lines):  # the last line of a machine that lost power
+                break
+            raise InputError(
+                f"{path} line {number}",
+                "a line that is not JSON",
+                expected="one JSON object a line",
+                todo="The ledger was edited: restore it from your backup.",
+            ) from None
+    return looks
