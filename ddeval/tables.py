@@ -4,7 +4,7 @@ A stage reads a table, checks it here and then trusts it. This module does not r
 not know what the numbers mean.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -136,6 +136,7 @@ READINGS = Table(
         Column("batch"),
         Column("case_id"),
         Column("reading_no", "int"),
+        Column("revision", "int"),
         Column("kind"),
         Column("old", is_nullable=True),
         Column("new", is_nullable=True),
@@ -194,21 +195,31 @@ def check(frame: pd.DataFrame, table: Table, *, where: str, first_line: int = 2)
     first_line : int
         Line of that file on which row 0 stands (2 below a header).
     """
-    bad = problems(frame, table)
+    refuse(problems(frame, table), where=where, place=lambda row: f"line {row + first_line}")
+    return frame
+
+
+def refuse(
+    bad: pd.DataFrame,
+    *,
+    where: str,
+    place: Callable[[int], str] = "row {}".format,
+    todo: str = "Correct the table.",
+) -> None:
+    """Raise an InputError for the first of `problems` that counts them all; nothing when there are none.
+
+    `place` says where in the file a row (from 0) stands, such as "line 12".
+    """
     if bad.empty:
-        return frame
+        return
     first = bad.iloc[0]
-    line = f" line {first['row'] + first_line}" if first["row"] >= 0 else ""
+    row = int(first["row"])
     found = f"{first['column']} {first['found']}"
     if len(bad) > 1:
         counts = bad["column"].value_counts()
         found += f" ({len(bad)} such cells: {', '.join(f'{n} in {c}' for c, n in counts.items())})"
-    raise InputError(
-        f"{where}{line}",
-        found,
-        expected=str(first["expected"]),
-        todo="`ddeval data check` lists every such row." if table is MANIFEST else "Correct the table.",
-    )
+    at = f"{where} {place(row)}" if row >= 0 else where
+    raise InputError(at, found, expected=str(first["expected"]), todo=todo)
 
 
 def group_of(frame: pd.DataFrame) -> pd.Series:
