@@ -312,7 +312,9 @@ def test_fifteen_thousand_rows_are_encoded_in_seconds():
 def test_an_answer_the_documentation_does_not_list_is_found_in_real_data(real_data):
     """SCIN documents NONE_SELECTED for the skin type; its file says NONE_IDENTIFIED, 328 times."""
     cases = pd.read_csv(real_data / "scin" / "scin_cases.csv", dtype=str)
-    answers = pd.DataFrame({"q.skin_type": cases["fitzpatrick_skin_type"], "q.fever": cases["other_symptoms_fever"]})  # fmt: skip
+    answers = pd.DataFrame(
+        {"q.skin_type": cases["fitzpatrick_skin_type"], "q.fever": cases["other_symptoms_fever"]}
+    )
     types = Field("skin_type", "single", answers=tuple(f"FST{i}" for i in range(1, 7)))
     schema = FeatureSchema((replace(types, unknown=("NONE_SELECTED",)), FEVER))
     with pytest.raises(InputError, match="328 answers not understood: skin_type"):
