@@ -11,9 +11,10 @@ import json
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +24,8 @@ from ddeval.errors import InputError
 
 TMP_PREFIX = ".tmp-"
 """Files with this prefix are unfinished: `sweep` removes them, no reader takes them."""
+
+MAX_COLUMNS = 10_000
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\0", "＝", "＋", "－", "＠")
 """A spreadsheet runs a cell that starts with one of these (OWASP ASVS 5.0, V1.2.10)."""
@@ -140,17 +143,44 @@ def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """UTF-8 CSV; a text cell a spreadsheet would run gets a leading quote (`read_csv` takes it off)."""
     safe = frame.copy()
-    for name in safe.columns[[not pd.api.types.is_numeric_dtype(d) for d in safe.dtypes]]:
+    texts = safe.columns[[not pd.api.types.is_numeric_dtype(d) for d in safe.dtypes]]
+    for name in texts:
         safe[name] = safe[name].map(_quoted, na_action="ignore")
-    write_text(path, safe.to_csv(index=False, lineterminator="\n"))
+    # the csv module quotes a line feed, but not a carriage return alone, which ends a row for readers
+    has_return = any("\r" in str(cell) for name in texts for cell in safe[name])
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
+    write_text(path, safe.to_csv(index=False, lineterminator="\n", quoting=quoting))
 
 
 def read_csv(path: Path, *, separator: str | None = None) -> pd.DataFrame:
     """Every cell as text exactly as written ("001" and "NA" stay); an empty cell is None.
 
-    Comma, semicolon, tab or bar is found from the header unless `separator` is given. Raises an
-    InputError for an empty file, two columns of one name, or a row of another width.
+    Comma, semicolon, tab or bar is found from the header unless `separator` is given. Blank lines are
+    passed over. Raises an InputError for an empty file, two columns of one name, or a row of another
+    width than the header.
     """
+    names, body = _csv_rows(path, separator)
+    _check_header(path, names)
+    wrong = [line for line, row in body if len(row) != len(names)]
+    if wrong:
+        width = next(len(row) for line, row in body if line == wrong[0])
+        raise InputError(
+            f"{path} line {wrong[0]}",
+            f"{width} cells ({len(wrong)} such rows)",
+            expected=f"{len(names)} as in the header",
+            todo="Quote cells that hold the separator.",
+        )
+    cells = [[None if c == "" else _unquoted(c) for c in row] for _, row in body]
+    return pd.DataFrame(cells, columns=names, dtype=object)
+
+
+def line_of_row(path: Path, row: int, *, separator: str | None = None) -> int:
+    """The line of a CSV file on which row `row` (from 0) of its frame begins."""
+    return _csv_rows(path, separator)[1][row][0]
+
+
+def _csv_rows(path: Path, separator: str | None) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and each row that is not blank with the line it begins on (a cell may hold newlines)."""
     text = read_text(path)
     if "\0" in text:
         raise InputError(
@@ -162,27 +192,20 @@ def read_csv(path: Path, *, separator: str | None = None) -> pd.DataFrame:
     header = text.split("\n", 1)[0]
     if not header.strip():
         raise InputError(str(path), "an empty file", expected="a header line", todo="Check the export.")
-    if separator is None:
-        separator = max(",;\t|", key=header.count)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator or max(",;\t|", key=header.count), strict=True
+    )
+    rows, line = [], 1
     try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+        for row in reader:
+            if row:
+                rows.append((line, row))
+            line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            str(path), str(error), expected="valid CSV", todo="Export the table again."
+            f"{path} line {line}", str(error), expected="valid CSV", todo="Export the table again."
         ) from error
-    names, *body = rows
-    _check_header(path, names)
-    widths = [len(row) for row in body]
-    for i, row in enumerate(body):
-        if len(row) != len(names) and row:
-            raise InputError(
-                f"{path} line {i + 2}",
-                f"{len(row)} cells ({sum(w not in (0, len(names)) for w in widths)} such rows)",
-                expected=f"{len(names)} as in the header",
-                todo="Quote cells that hold the separator.",
-            )
-    cells = [[None if c == "" else _unquoted(c) for c in row] for row in body if row]
-    return pd.DataFrame(cells, columns=names, dtype=object)
+    return rows[0][1], rows[1:]
 
 
 def sweep(folder: Path) -> int:
@@ -232,11 +255,18 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
 
 
 def _check_header(path: Path, names: list[str]) -> None:
-    twice = sorted({n for n in names if names.count(n) > 1})
+    if len(names) > MAX_COLUMNS:
+        raise InputError(
+            f"{path} line 1",
+            f"{len(names)} columns",
+            expected=f"at most {MAX_COLUMNS}",
+            todo="Is the table on its side, or the separator another one?",
+        )
+    twice = [(name, n) for name, n in Counter(names).items() if n > 1]
     if twice:
         raise InputError(
             f"{path} line 1",
-            f"the column {twice[0]!r} {names.count(twice[0])} times",
+            f"the column {twice[0][0]!r} {twice[0][1]} times",
             expected="each column once",
             todo="Rename or remove the copies.",
         )
