@@ -21,6 +21,9 @@ from ddeval.io import read_text
 MAX_CONFIG_BYTES = 1_000_000
 """A config is a page of text; a larger file is something else, or an attack on the parser."""
 
+NOT_SYSTEMS = {"conditions"}
+"""Files of configs/ that do not describe a system."""
+
 BackboneName = Literal[
     "resnet50", "convnextv2_base", "medsiglip_448", "resnet_tiny", "convnextv2_tiny", "siglip_tiny"
 ]
@@ -223,7 +226,8 @@ def find_config(name: str) -> Path | None:
 
 def config_names() -> list[str]:
     """Names of every config that `find_config` would find."""
-    return sorted({path.stem for folder in config_folders() for path in folder.glob("*.yaml")})
+    found = {path.stem for folder in config_folders() for path in folder.glob("*.yaml")}
+    return sorted(found - NOT_SYSTEMS)
 
 
 def config_folders() -> list[Path]:

@@ -1,0 +1,153 @@
+"""Checkpoints: from what the user types to a network that is ready to score.
+
+`load_checkpoint` takes the name of a config, an artefact folder or URI, a Hugging Face folder or a hub
+id, and finds out which it is by what lies there. A predictions file needs no network and is not
+handled here (`ddeval.score.predictions`).
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ddeval.config import Config, artefact_location, config_folders, config_names, find_config, read_config
+from ddeval.errors import InputError
+from ddeval.io import read_json
+from ddeval.models.artefact import CONFIG, is_own_artefact, read_artefact, write_artefact
+from ddeval.models.hugging_face import TEMPLATES, is_dual_encoder, read_classifier, read_dual_encoder
+from ddeval.models.record import Checkpoint, read_class_names
+from ddeval.models.weights import hub_folder
+
+__all__ = ["Checkpoint", "load_checkpoint", "locate", "write_artefact"]
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def load_checkpoint(
+    spec: str | Path,
+    *,
+    class_names: Sequence[str] | Mapping[str, str] | None = None,
+    other_class: str | None = None,
+) -> Checkpoint:
+    """The checkpoint that `spec` names, checked and ready to score, in float32 on the CPU.
+
+    Parameters
+    ----------
+    spec : str or Path
+        Name of a config (in ./configs, then in the package), a folder, or a hub id.
+    class_names : sequence or mapping, optional
+        Classes of a dual encoder that no config describes; a mapping gives the words for each.
+    other_class : str, optional
+        For a Hugging Face model: which class means none of the others. An artefact states its own.
+
+    Raises
+    ------
+    InputError
+        Where nothing is found, or what is found is incomplete, damaged, unsafe or contradicts itself.
+    """
+    folder, config = locate(spec)
+    name = config.name if config else str(spec).rstrip("/").rsplit("/", 1)[-1]
+    if not (folder / CONFIG).is_file():
+        raise _no_config(folder)
+    described = read_json(folder / CONFIG)
+    if is_own_artefact(described):
+        return read_artefact(folder)
+    if config and config.other_class:
+        other_class = config.other_class
+    if not isinstance(described, dict) or "model_type" not in described:
+        raise InputError(
+            str(folder / CONFIG),
+            "neither a `format` of ddeval nor a `model_type` of transformers",
+            expected="an artefact of ddeval, or a Hugging Face folder",
+            todo="Describe it in adapter.yaml (`ddeval inspect` shows what is there).",
+        )
+    if not is_dual_encoder(described):
+        return read_classifier(folder, name=name, other_class=other_class)
+    zero_shot = config.zero_shot if config else None
+    classes = _classes(zero_shot.classes if zero_shot else class_names, folder)
+    templates = zero_shot.templates if zero_shot else TEMPLATES
+    return read_dual_encoder(folder, name=name, classes=classes, templates=templates, other_class=other_class)
+
+
+def locate(spec: str | Path) -> tuple[Path, Config | None]:
+    """Folder of the checkpoint `spec` names, and the config that names it, if one does.
+
+    A hub id is downloaded on first use; nothing else asks a network.
+    """
+    text = str(spec)
+    if Path(text).is_dir():
+        return Path(text), None
+    if Path(text).is_file() and not text.endswith((".yaml", ".yml")):
+        raise _is_a_file(Path(text))
+    path = Path(text) if text.endswith((".yaml", ".yml")) else find_config(text)
+    if path is None:
+        if HUB_ID.fullmatch(text) and not Path(text).parent.is_dir():
+            return hub_folder(text, revision=None, where="checkpoint"), None
+        raise _unknown(text)
+    config: Config = read_config(path)
+    if config.checkpoint:
+        if Path(config.checkpoint).is_dir():
+            return Path(config.checkpoint), config
+        return hub_folder(config.checkpoint, revision=config.revision, where=f"{path}: checkpoint"), config
+    location = artefact_location(config)
+    if not Path(location).is_dir():
+        raise _unreachable(location, config.name, path)
+    return Path(location), config
+
+
+def _classes(classes: Sequence[str] | Mapping[str, str] | None, folder: Path) -> dict[str, str]:
+    if classes is None and (folder / "labels.txt").is_file():
+        classes = read_class_names(folder / "labels.txt")
+    if not classes:
+        raise InputError(
+            str(folder),
+            "a dual encoder and no class names",
+            expected="the classes to ask it for",
+            todo="Name this folder as `checkpoint:` in a config with `zero_shot: {classes: [...]}`.",
+        )
+    return dict(classes) if isinstance(classes, Mapping) else {name: name for name in classes}
+
+
+def _unknown(text: str) -> InputError:
+    names = config_names()
+    near = difflib.get_close_matches(text, names, n=1)
+    folders = " or ".join(str(folder) for folder in config_folders())
+    return InputError(
+        "checkpoint",
+        f"{text!r}, no such folder, and no config of that name in {folders}",
+        expected=f"{near[0]!r}" if near else f"a folder, a hub id, or one of {', '.join(names)}",
+        todo="`ddeval score demo` works without network or data.",
+    )
+
+
+def _unreachable(location: str, name: str, path: Path) -> InputError:
+    return InputError(
+        f"checkpoint {name}",
+        f"nothing at {location} (`artefact:` of {path})",
+        expected="an artefact folder",
+        todo=f"Set $DDEVAL_ARTEFACTS to the folder that holds {name}/, or pass the artefact's own path; "
+        "`ddeval score demo` works without network or data.",
+    )
+
+
+def _no_config(folder: Path) -> InputError:
+    held = sorted(path.name for path in folder.iterdir())[:6]
+    return InputError(
+        str(folder),
+        f"no {CONFIG} (it holds {', '.join(held) or 'nothing'})",
+        expected="an artefact folder or a Hugging Face folder",
+        todo="Name the folder that holds best_model.pt and config.json.",
+    )
+
+
+def _is_a_file(path: Path) -> InputError:
+    if path.suffix in (".csv", ".parquet", ".npz"):
+        return InputError(
+            str(path), "a predictions file", expected="a model", todo="`ddeval score` scores it directly."
+        )
+    return InputError(
+        str(path),
+        "a single file",
+        expected="the folder that holds it, with config.json and labels.txt",
+        todo=f"Name {path.parent} instead; weights alone say neither classes nor preprocessing.",
+    )
