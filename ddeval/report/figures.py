@@ -1,0 +1,289 @@
+"""Figures: each takes one table and draws what is in it, nothing more.
+
+A figure is SVG in the page itself, laid out in percent of the space it is given, so that its text is text
+of the page: it keeps its size on a phone, follows the colour scheme, can be read aloud, and the same table
+always gives the same bytes. Colours are classes (`s1`, `s2`, …) of `templates/style.css`, a checkpoint's
+class is the same in every figure of a page.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from ddeval.report.rounding import is_undefined, rounded, shown
+
+MAX_POINTS = 400
+"""A line has no more points than this; more cannot be seen and only make the file large."""
+
+
+class Axis(NamedTuple):
+    """A straight scale and the places where it is labelled."""
+
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+
+    def at(self, value: float) -> float:
+        """Place of `value` in percent of the axis, kept inside it."""
+        share = (value - self.low) / (self.high - self.low)
+        return 100.0 * min(1.0, max(0.0, share))
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+PERCENT_AXIS = Axis(0.0, 1.0, tuple((t / 100, f"{t}") for t in (0, 20, 40, 60, 80, 100)))
+"""0 to 100 %, labelled without the sign: the axis title has it."""
+
+
+def tag(name: str, *children: Markup | str, **attributes: object) -> Markup:
+    """One element; text and attribute values are escaped, `class_` and `stroke_width` lose their mark.
+
+    >>> tag("text", "a < b", x="5%", class_="tick")
+    Markup('<text x="5%" class="tick">a &lt; b</text>')
+    """
+    held = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    body = Markup("").join(escape(child) for child in children)
+    return Markup(f"<{name}{held}>") + body + Markup(f"</{name}>") if body else Markup(f"<{name}{held}/>")
+
+
+def pct(value: float) -> str:
+    """A coordinate: percent with two decimals at most."""
+    return f"{value:.2f}".rstrip("0").rstrip(".") + "%"
+
+
+def plot_axis(axis: Axis) -> Markup:
+    """The labels of an axis that several `plot_interval` strips share."""
+    labels = [
+        tag("text", label, x=pct(axis.at(value)), y="14", class_=_anchor(axis.at(value)))
+        for value, label in axis.ticks
+    ]
+    return tag("svg", *labels, class_="strip axis", aria_hidden="true")
+
+
+def plot_interval(
+    value: float,
+    ci_low: float,
+    ci_high: float,
+    *,
+    axis: Axis,
+    series: int = 1,
+    reference: float | None = None,
+    margin: float | None = None,
+    is_filled: bool = True,
+) -> Markup:
+    """One value as a dot on its interval; nothing but the grid where the value is undefined.
+
+    Parameters
+    ----------
+    reference : float, optional
+        Where a solid line stands: no difference, the value over all.
+    margin : float, optional
+        Where a dashed line stands: the largest loss that was allowed beforehand.
+    """
+    parts = [_vertical(axis.at(tick), "grid") for tick, _ in axis.ticks]
+    if reference is not None:
+        parts.append(_vertical(axis.at(reference), "reference"))
+    if margin is not None:
+        parts.append(_vertical(axis.at(margin), "margin"))
+    if not is_undefined(value):
+        mark = f"s{series}"
+        if not (is_undefined(ci_low) or is_undefined(ci_high)):
+            low, high = pct(axis.at(ci_low)), pct(axis.at(ci_high))
+            parts.append(tag("line", x1=low, x2=high, y1="50%", y2="50%", class_=f"whisker {mark}"))
+        is_open = "" if is_filled else " open"
+        parts.append(tag("circle", cx=pct(axis.at(value)), cy="50%", r="4.5", class_=f"dot {mark}{is_open}"))
+    return tag("svg", *parts, class_="strip", aria_hidden="true")
+
+
+def plot_reliability(before: pd.DataFrame, after: pd.DataFrame | None = None, *, label: str) -> Markup:
+    """Accuracy against confidence, bin by bin, above the number of images in each bin.
+
+    Parameters
+    ----------
+    before, after : DataFrame
+        Reliability tables (`low`, `high`, `n`, `confidence`, `accuracy`) of the model as it is and, where
+        there is one, after temperature scaling. Empty bins are not drawn.
+    label : str
+        What a person who cannot see the drawing is told it is.
+    """
+    parts = [*_frame(PERCENT_AXIS, PERCENT_AXIS, "confidence of the first answer, %", "right, %")]
+    parts.append(tag("line", x1="0%", y1="100%", x2="100%", y2="0%", class_="ideal"))
+    for table, series, is_open in ((after, 2, True), (before, 1, False)):
+        if table is None:
+            continue
+        filled = table[table["n"] > 0]
+        points = [
+            (PERCENT_AXIS.at(c), 100 - PERCENT_AXIS.at(a))
+            for c, a in zip(filled["confidence"], filled["accuracy"], strict=True)
+        ]
+        parts.append(_line(points, f"line s{series}"))
+        for (x, y), bin_ in zip(points, filled.itertuples(), strict=True):
+            title = (
+                f"{shown(bin_.low, 'percent')} to {shown(bin_.high, 'percent')}: "
+                f"confidence {shown(bin_.confidence, 'percent')}, right {shown(bin_.accuracy, 'percent')}, "
+                f"{shown(bin_.n, 'count')} images"
+            )
+            mark = f"dot s{series}" + (" open" if is_open else "")
+            parts.append(tag("circle", tag("title", title), cx=pct(x), cy=pct(y), r="4.5", class_=mark))
+    plot = tag("svg", *parts, class_="plot", role="img", aria_label=label)
+    return plot + _counts_under(before)
+
+
+def plot_risk_coverage(
+    curve: pd.DataFrame, marks: Iterable[tuple[float, float, str]], *, label: str
+) -> Markup:
+    """Share of wrong answers against the share of images answered, from the surest down.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        `coverage` and `risk`, in rising coverage.
+    marks : iterable of (coverage, risk, words)
+        Working points to be named on the curve.
+    """
+    known = curve[curve["risk"].notna()]
+    top = _round_up(float(known["risk"].max()) if len(known) else 1.0)
+    risks = Axis(0.0, top, tuple((top * i / 4, rounded(top * i / 4, "percent")) for i in range(5)))
+    parts = [*_frame(PERCENT_AXIS, risks, "answered, % of images", "wrong among the answered, %")]
+    thinned = known.iloc[:: max(1, -(-len(known) // MAX_POINTS))]
+    points = [
+        (PERCENT_AXIS.at(c), 100 - risks.at(r))
+        for c, r in zip(thinned["coverage"], thinned["risk"], strict=True)
+    ]
+    parts.append(_line(points, "line s1"))
+    for coverage, risk, words in marks:
+        x, y = PERCENT_AXIS.at(coverage), 100 - risks.at(risk)
+        parts.append(tag("line", x1=pct(x), x2=pct(x), y1=pct(y), y2="100%", class_="drop"))
+        parts.append(tag("circle", cx=pct(x), cy=pct(y), r="5", class_="dot s1"))
+        side = "end" if x > 40 else "start"
+        dx = "-10" if x > 40 else "10"
+        parts.append(tag("text", words, x=pct(x), y=pct(y), dx=dx, dy="-9", class_=f"mark {side}"))
+    return tag("svg", *parts, class_="plot", role="img", aria_label=label)
+
+
+def plot_shares(parts: Sequence[tuple[float, str, str]], *, label: str) -> Markup:
+    """A bar cut into shares that sum to 1, each with its class and its words."""
+    drawn, start = [], 0.0
+    for share, mark, words in parts:
+        if is_undefined(share) or share <= 0:
+            continue
+        width = 100.0 * share
+        drawn.append(
+            tag(
+                "rect",
+                tag("title", f"{words} {shown(share, 'percent')}"),
+                x=pct(start),
+                y="0",
+                width=pct(width),
+                height="100%",
+                class_=f"share {mark}",
+            )
+        )
+        if width >= 9:
+            text = shown(share, "percent")
+            drawn.append(tag("text", text, x=pct(start + width / 2), y="50%", class_=f"on {mark}"))
+        start += width
+    return tag("svg", *drawn, class_="shares", role="img", aria_label=label)
+
+
+def plot_lines(
+    curves: Sequence[tuple[pd.DataFrame, int]],
+    *,
+    x: str,
+    y: str,
+    x_axis: Axis,
+    y_axis: Axis,
+    x_title: str,
+    y_title: str,
+    label: str,
+) -> Markup:
+    """Column `y` over column `x` of several tables, one line each; with `ci_low`, `ci_high` a band too."""
+    parts = [*_frame(x_axis, y_axis, x_title, y_title)]
+    if y_axis.low < 0 < y_axis.high:
+        zero = pct(100 - y_axis.at(0))
+        parts.append(tag("line", x1="0%", x2="100%", y1=zero, y2=zero, class_="reference"))
+    for table, series in curves:
+        held = table[table[y].notna()]
+        held = held.iloc[:: max(1, -(-len(held) // MAX_POINTS))]
+        xs = [x_axis.at(v) for v in held[x]]
+        if {"ci_low", "ci_high"} <= set(held.columns):
+            upper = [(a, 100 - y_axis.at(v)) for a, v in zip(xs, held["ci_high"], strict=True)]
+            lower = [(a, 100 - y_axis.at(v)) for a, v in zip(xs, held["ci_low"], strict=True)]
+            parts.append(_line([*upper, *reversed(lower)], f"band s{series}", closed=True))
+        parts.append(
+            _line([(a, 100 - y_axis.at(v)) for a, v in zip(xs, held[y], strict=True)], f"line s{series}")
+        )
+    return tag("svg", *parts, class_="plot", role="img", aria_label=label)
+
+
+def _frame(x_axis: Axis, y_axis: Axis, x_title: str, y_title: str) -> Iterable[Markup]:
+    for value, text in x_axis.ticks:
+        at = x_axis.at(value)
+        yield _vertical(at, "grid")
+        yield tag("text", text, x=pct(at), y="100%", dy="18", class_="tick middle")
+    for value, text in y_axis.ticks:
+        at = pct(100 - y_axis.at(value))
+        yield tag("line", x1="0%", x2="100%", y1=at, y2=at, class_="grid")
+        yield tag("text", text, x="0", y=at, dx="-8", dy="4", class_="tick end")
+    yield tag("text", x_title, x="100%", y="100%", dy="38", class_="title end")
+    yield tag("text", y_title, x="0", y="0", dy="-12", class_="title start")
+
+
+def _counts_under(table: pd.DataFrame) -> Markup:
+    """Bars of n, under a plot that has the bins on its horizontal axis."""
+    most = max(1, int(table["n"].max()))
+    bars = []
+    for bin_ in table.itertuples():
+        height = 100.0 * int(bin_.n) / most
+        x, width = PERCENT_AXIS.at(bin_.low), PERCENT_AXIS.at(bin_.high) - PERCENT_AXIS.at(bin_.low)
+        title = (
+            f"{shown(bin_.low, 'percent')} to {shown(bin_.high, 'percent')}: {shown(bin_.n, 'count')} images"
+        )
+        bars.append(
+            tag(
+                "rect",
+                tag("title", title),
+                x=pct(x),
+                y=pct(100 - height),
+                width=pct(width),
+                height=pct(height),
+                class_="count",
+            )
+        )
+    words = tag(
+        "text", f"images a bin, at most {shown(most, 'count')}", x="0", y="0", dy="-8", class_="title"
+    )
+    base = tag("line", x1="0%", x2="100%", y1="100%", y2="100%", class_="base")
+    return tag("svg", *bars, base, words, class_="counts", aria_hidden="true")
+
+
+def _line(points: Sequence[tuple[float, float]], class_: str, *, closed: bool = False) -> Markup:
+    """A line through points in percent; its own small drawing, because a path knows no percent."""
+    text = " ".join(f"{10 * x:.1f},{10 * y:.1f}" for x, y in points)
+    shape = tag(
+        "polygon" if closed else "polyline", points=text, vector_effect="non-scaling-stroke", class_=class_
+    )
+    return tag(
+        "svg", shape, viewBox="0 0 1000 1000", preserveAspectRatio="none", width="100%", height="100%",
+        class_="curve",
+    )  # fmt: skip
+
+
+def _vertical(x: float, class_: str) -> Markup:
+    return tag("line", x1=pct(x), x2=pct(x), y1="0%", y2="100%", class_=class_)
+
+
+def _anchor(x: float) -> str:
+    return "tick start" if x < 2 else "tick end" if x > 98 else "tick middle"
+
+
+def _round_up(value: float) -> float:
+    """The end of an axis that holds `value`: the next of a few round shares."""
+    return next((step for step in (0.04, 0.1, 0.2, 0.4, 0.6, 0.8) if value <= step), 1.0)

@@ -1,0 +1,146 @@
+"""What each number is called, how it is written and what it means, in a line; docs/metrics.md says it in full.
+
+A test holds this list against docs/metrics.md: no number on a page is without a definition.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ddeval.report.rounding import Unit
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric of the METRICS table."""
+
+    title: str
+    unit: Unit
+    meaning: str
+    better: Literal["high", "low", "zero", "neither"] = "high"
+
+
+MEASURES: dict[str, Measure] = {
+    "top_1_accuracy": Measure(
+        "Top-1 accuracy",
+        "percent",
+        "The most likely class is the label, over images labelled with a target class.",
+    ),
+    "top_3_accuracy": Measure(
+        "Top-3 accuracy", "percent", "The label is among the three most likely classes; a tie counts against."
+    ),
+    "top_5_accuracy": Measure(
+        "Top-5 accuracy", "percent", "The label is among the five most likely classes; a tie counts against."
+    ),
+    "balanced_accuracy": Measure(
+        "Balanced accuracy",
+        "percent",
+        "Mean sensitivity over the classes, so that a rare class counts as much.",
+    ),
+    "macro_f1": Measure("F1, macro", "probability", "Mean F1 over the classes."),
+    "weighted_f1": Measure("F1, weighted", "probability", "Mean F1 weighted by the labels of each class."),
+    "mcc": Measure("MCC", "probability", "Matthews correlation of labels and answers, −1 to 1; 0 is chance."),
+    "cohen_kappa": Measure(
+        "Cohen's κ", "probability", "Agreement of labels and answers beyond chance, −1 to 1."
+    ),
+    "auroc_macro": Measure(
+        "AUROC, macro",
+        "probability",
+        "Mean over classes of the chance that an image of the class is ranked above one of another class.",
+    ),
+    "auroc_weighted": Measure(
+        "AUROC, weighted", "probability", "The same, weighted by the labels of each class."
+    ),
+    "average_precision_macro": Measure(
+        "Average precision, macro", "probability", "Mean over classes of the area under precision and recall."
+    ),
+    "sensitivity": Measure(
+        "Sensitivity", "percent", "Share of the class's images that are recognised as it."
+    ),
+    "specificity": Measure("Specificity", "percent", "Share of the other images that are not called it."),
+    "ppv": Measure("PPV", "percent", "Share of the answers that name the class and are right."),
+    "npv": Measure("NPV", "percent", "Share of the answers that do not name the class and are right."),
+    "f1": Measure("F1", "probability", "Harmonic mean of sensitivity and PPV."),
+    "auroc": Measure(
+        "AUROC", "probability", "Chance that an image of the class is ranked above one of another class."
+    ),
+    "average_precision": Measure(
+        "Average precision",
+        "probability",
+        "Area under precision and recall of the class; chance is its share.",
+    ),
+    "labelled_share": Measure("Labelled", "percent", "Share of the labels that are this class.", "neither"),
+    "predicted_share": Measure(
+        "Predicted", "percent", "Share of the answers that are this class.", "neither"
+    ),
+    "share_ratio": Measure(
+        "Predicted ÷ labelled",
+        "ratio",
+        "Above 1 the class is named more often than it is labelled.",
+        "neither",
+    ),
+    "open_top_1_accuracy": Measure(
+        "Top-1, open set", "percent", "`other` may be answered too and is right only where it is the label."
+    ),
+    "open_top_3_accuracy": Measure(
+        "Top-3, open set", "percent", "The same among the three most likely classes."
+    ),
+    "open_top_5_accuracy": Measure(
+        "Top-5, open set", "percent", "The same among the five most likely classes."
+    ),
+    "other_auroc": Measure(
+        "AUROC of `other`", "probability", "How well its probability ranks what is `other` first."
+    ),
+    "other_sensitivity": Measure(
+        "Sensitivity for `other`", "percent", "Share of `other` images answered `other`."
+    ),
+    "other_ppv": Measure("PPV of `other`", "percent", "Share of the answers `other` that are right."),
+    "ece": Measure(
+        "ECE, 15 bins",
+        "probability",
+        "Mean distance of confidence and accuracy over 15 bins of equal width. It is above 0 even for a "
+        "perfectly calibrated model, so its band is that of such a model and not an interval.",
+        "low",
+    ),
+    "ece_equal_mass": Measure(
+        "ECE, equal mass", "probability", "The same over bins that hold equally many images.", "low"
+    ),
+    "mce": Measure("MCE", "probability", "The largest such distance of any bin.", "low"),
+    "classwise_ece": Measure(
+        "ECE by class",
+        "probability",
+        "The same for every class's own probability, averaged over classes.",
+        "low",
+    ),
+    "smooth_ece": Measure(
+        "Smooth ECE", "probability", "The same without bins, by a reflected kernel.", "low"
+    ),
+    "calibration_gap": Measure(
+        "Confidence − accuracy", "points", "Above 0 the model claims more than it gets right.", "zero"
+    ),
+    "brier_score": Measure(
+        "Brier score", "probability", "Squared distance of the probabilities from the label, 0 to 2.", "low"
+    ),
+    "nll": Measure("NLL", "probability", "Mean −ln of the probability given to the label.", "low"),
+    "aurc": Measure("AURC", "probability", "Mean risk over all coverages, the surest answers first.", "low"),
+    "augrc": Measure(
+        "AUGRC",
+        "probability",
+        "Mean share of images answered wrongly over all coverages; 0.5 at worst.",
+        "low",
+    ),
+    "coverage_at_risk_5": Measure(
+        "Coverage at 5 % risk",
+        "percent",
+        "Largest share of images answered with at most 5 % of answers wrong.",
+    ),
+    "coverage_at_risk_10": Measure(
+        "Coverage at 10 % risk",
+        "percent",
+        "Largest share of images answered with at most 10 % of answers wrong.",
+    ),
+}
+
+
+def measure(name: str) -> Measure:
+    """The measure of that name; one this list does not know is shown under its own name with three decimals."""
+    return MEASURES.get(name, Measure(name.replace("_", " "), "probability", "", "neither"))

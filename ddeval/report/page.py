@@ -1,0 +1,44 @@
+"""A page as one file: the template environment, the style and the script, and what the browser may do.
+
+The file needs no network and is allowed none: its Content-Security-Policy lets nothing in but the style
+and the script it carries, named by their hashes, and images written into the page. Every text is escaped
+by the template; the only markup passed through is drawn by `ddeval.report.figures`.
+"""
+
+import base64
+import hashlib
+from importlib import resources
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from ddeval.report.components import Page
+
+
+def render(page: Page) -> str:
+    """The page as HTML; the same page gives the same text."""
+    style, script = _asset("style.css"), _asset("page.js")
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        loader=FunctionLoader(_asset),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_source_hash(style)}'; "
+        f"script-src '{_source_hash(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    html = environment.get_template("page.html").render(
+        page=page, style=Markup(style), script=Markup(script), csp=policy
+    )
+    return html.rstrip() + "\n"
+
+
+def _asset(name: str) -> str:
+    return (resources.files("ddeval.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _source_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

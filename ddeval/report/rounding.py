@@ -1,0 +1,90 @@
+"""How a number is written: the one place that rounds.
+
+Percent have one decimal, everything between them and a count has three, an interval stands in the unit
+of its value, and what is undefined says so with its n. Nothing else in `ddeval.report` formats a number
+that a person reads (coordinates inside a figure are not read).
+"""
+
+import math
+from typing import Literal
+
+Unit = Literal["percent", "points", "probability", "signed", "count", "p_value", "ratio"]
+"""How a value in the tables is meant.
+
+percent: a share in 0..1, shown times 100. points: a difference of two shares, shown times 100 with its
+sign. probability: three decimals as it is. signed: the same with its sign. count: whole, with commas.
+p_value: three decimals, never 0. ratio: two decimals and a times sign.
+"""
+
+NBSP = "\N{NO-BREAK SPACE}"
+MINUS = "\N{MINUS SIGN}"
+SUFFIX = {"percent": f"{NBSP}%", "points": f"{NBSP}points", "ratio": f"{NBSP}×"}
+
+
+def rounded(value: float, unit: Unit) -> str:
+    """The digits of `value` without its unit; a finite value only.
+
+    >>> rounded(0.7364, "percent"), rounded(-0.004, "points"), rounded(0.9674, "probability")
+    ('73.6', '−0.4', '0.967')
+    """
+    if unit == "count":
+        return f"{value:,.0f}".replace("-", MINUS)
+    if unit == "p_value" and 0 <= value < 0.0005:
+        return "< 0.001"
+    scale = 100 if unit in ("percent", "points") else 1
+    decimals = {"percent": 1, "points": 1, "ratio": 2}.get(unit, 3)
+    text = f"{abs(value) * scale:.{decimals}f}"
+    is_zero = not text.strip("0.")  # −0.04 points is 0.0: no sign before a zero
+    sign = MINUS if value < 0 else "+" if unit in ("points", "signed") else ""
+    return text if is_zero else sign + text
+
+
+def shown(value: float | None, unit: Unit, *, n: int | None = None) -> str:
+    """A value with its unit; one that is undefined is n/a with its n.
+
+    >>> shown(0.7364, "percent"), shown(float("nan"), "percent", n=0)
+    ('73.6\\xa0%', 'n/a (n = 0)')
+    """
+    if is_undefined(value):
+        return "n/a" if n is None else f"n/a (n = {rounded(n, 'count')})"
+    assert value is not None
+    return rounded(value, unit) + SUFFIX.get(unit, "")
+
+
+def shown_interval(ci_low: float | None, ci_high: float | None, unit: Unit) -> str:
+    """An interval in the unit of its value, without repeating the unit; empty where there is none.
+
+    >>> shown_interval(0.728, 0.744, "percent")
+    '[72.8, 74.4]'
+    """
+    if is_undefined(ci_low) or is_undefined(ci_high):
+        return ""
+    assert ci_low is not None
+    assert ci_high is not None
+    return f"[{rounded(ci_low, unit)}, {rounded(ci_high, unit)}]"
+
+
+def shown_with_interval(
+    value: float | None, ci_low: float | None, ci_high: float | None, unit: Unit, *, n: int | None = None
+) -> str:
+    """The value and its interval, as a sentence wants them.
+
+    >>> shown_with_interval(0.736, 0.728, 0.744, "percent")
+    '73.6\\xa0% [72.8, 74.4]'
+    """
+    interval = shown_interval(ci_low, ci_high, unit)
+    text = shown(value, unit, n=n)
+    return text if is_undefined(value) or not interval else f"{text} {interval}"
+
+
+def shown_range(ci_low: float, ci_high: float, unit: Unit) -> str:
+    """An interval as words: both ends, the unit once.
+
+    >>> shown_range(0.728, 0.744, "percent")
+    '72.8 to 74.4\\xa0%'
+    """
+    return f"{rounded(ci_low, unit)} to {shown(ci_high, unit)}"
+
+
+def is_undefined(value: float | None) -> bool:
+    return value is None or not math.isfinite(value)

@@ -1,0 +1,77 @@
+"use strict";
+// Sorting, filtering and the menu. Without this script the page still holds everything.
+const narrow = matchMedia("(max-width: 920px)");
+const menu = document.querySelector(".menu");
+const settle = () => { menu.open = !narrow.matches; };
+settle();
+narrow.addEventListener("change", settle);
+menu.addEventListener("click", (event) => {
+  if (narrow.matches && event.target.closest("a")) menu.open = false;
+});
+
+const links = new Map([...document.querySelectorAll(".rail a")].map((a) => [a.hash.slice(1), a]));
+const mark = () => {
+  const sections = [...document.querySelectorAll("main > section")];
+  const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 2;
+  const above = sections.filter((s) => s.getBoundingClientRect().top < innerHeight / 3);
+  const here = atEnd ? sections.at(-1) : above.at(-1);
+  for (const [id, a] of links) {
+    if (here && id === here.id) a.setAttribute("aria-current", "true");
+    else a.removeAttribute("aria-current");
+  }
+};
+addEventListener("scroll", mark, { passive: true });
+mark();
+
+// Undefined cells carry no data-sort in a column of numbers: they go last whichever way it is sorted.
+const keyOf = (row, i, isNumber) => {
+  const cell = row.cells[i];
+  if ("sort" in cell.dataset) return isNumber ? Number(cell.dataset.sort) : cell.dataset.sort;
+  return isNumber ? null : cell.textContent.trim();
+};
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+  heads.forEach((head, i) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const isNumber = head.classList.contains("number");
+      const before = head.getAttribute("aria-sort");
+      const isDown = before ? before === "ascending" : isNumber;
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", isDown ? "descending" : "ascending");
+      const rows = [...table.tBodies[0].rows].map((row) => [keyOf(row, i, isNumber), row]);
+      rows.sort(([a], [b]) => {
+        if (a === null || b === null) return (a === null) - (b === null);
+        const order = isNumber ? a - b : a.localeCompare(b, "en", { numeric: true });
+        return isDown ? -order : order;
+      });
+      table.tBodies[0].append(...rows.map(([, row]) => row));
+    });
+  });
+}
+
+const apply = (input) => {
+  const box = document.getElementById(input.dataset.filters);
+  const items = box.tBodies ? [...box.tBodies[0].rows] : [...box.children];
+  const wanted = input.value.trim().toLowerCase();
+  let n = 0;
+  for (const item of items) {
+    const text = (item.dataset.text || item.textContent).toLowerCase();
+    item.hidden = !text.includes(wanted);
+    n += !item.hidden;
+  }
+  input.parentElement.querySelector("output").textContent = wanted ? `${n} of ${items.length}` : "";
+};
+for (const input of document.querySelectorAll("input[data-filters]")) {
+  input.parentElement.hidden = false;
+  input.addEventListener("input", () => apply(input));
+}
+for (const link of document.querySelectorAll("a[data-fills]")) {
+  link.addEventListener("click", () => {
+    const input = document.querySelector(`#${CSS.escape(link.hash.slice(1))} input[data-filters]`);
+    if (input) { input.value = link.dataset.fills; apply(input); }
+  });
+}
