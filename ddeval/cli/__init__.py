@@ -81,7 +81,7 @@ def load_command(name: str) -> Any:
 def main() -> NoReturn:
     """Entry point of the `ddeval` script."""
     command: Any = typer.main.get_command(app)
-    command.main(prog_name="ddeval")
+    raise SystemExit(command.main(prog_name="ddeval"))
 
 
 @app.callback()
