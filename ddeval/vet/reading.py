@@ -122,7 +122,7 @@ def record_reading(
     Refused
         `not_shown`, `too_soon`, `closed` or `bad_answer`; nothing was stored.
     """
-    new = _answer_json(answer, details or {})
+    new = answer_json(answer, details or {})
     with store.write() as connection:
         stored = (
             connection.execute(sa.select(schema.events).where(schema.events.c.nonce == nonce))
@@ -136,7 +136,7 @@ def record_reading(
         screen = _screen(connection, batch.name, reader, nonce=nonce)
         if screen is None:
             raise Refused("not_shown", "This case is not on your screen any more. Nothing was saved.")
-        _check_open(connection, batch)
+        check_open(connection, batch)
         if _seconds_since(screen["shown_utc"]) < DWELL_SECONDS:
             raise Refused("too_soon", "That press came before the case could be seen. Nothing was saved.")
         event = store.append(
@@ -167,7 +167,7 @@ def set_aside(
         screen = _screen(connection, batch.name, reader, nonce=nonce)
         if screen is None:
             raise Refused("not_shown", "This case is not on your screen any more. Nothing was saved.")
-        _check_open(connection, batch)
+        check_open(connection, batch)
         event = store.append(
             connection,
             actor=reader,
@@ -197,7 +197,7 @@ def undo(store: Store, batch: Batch, reader: str, *, reason: str) -> Screen:
         `nothing_to_undo`, `closed`, or `settled` when the case was adjudicated since.
     """
     with store.write() as connection:
-        _check_open(connection, batch)
+        check_open(connection, batch)
         last = (
             connection.execute(
                 sa.text(
@@ -274,6 +274,12 @@ def answers(store: Store, batch: str, *, blind_only: bool = True) -> pd.DataFram
     )
 
 
+def reported_cases(store: Store, batch: str) -> set[str]:
+    """Cases a reader reported and no admin has released since."""
+    with store.read() as connection:
+        return _reported(connection, batch)
+
+
 def read_answer(text: str) -> tuple[Answer, dict[str, Any]]:
     """The answer and its details from an event's `new` cell."""
     fields = json.loads(text)
@@ -286,7 +292,7 @@ def read_answer(text: str) -> tuple[Answer, dict[str, Any]]:
     return answer, fields
 
 
-def _answer_json(answer: Answer, details: dict[str, Any]) -> str:
+def answer_json(answer: Answer, details: dict[str, Any]) -> str:
     note = details.get("note") or ""
     if len(note) > NOTE_LIMIT:
         raise Refused("bad_answer", f"The note has {len(note)} characters; at most {NOTE_LIMIT} are kept.")
@@ -469,7 +475,7 @@ def _shown(row: dict[str, Any]) -> Screen:
     )
 
 
-def _check_open(connection: sa.Connection, batch: Batch) -> None:
+def check_open(connection: sa.Connection, batch: Batch) -> None:
     """The batch as the database has it now: the caller's copy may be older than its closing."""
     closed = connection.execute(
         sa.select(schema.batches.c.closed_utc).where(schema.batches.c.name == batch.name)

@@ -177,7 +177,8 @@ SELECT e.* FROM events e
 WHERE e.kind IN ('reading', 'adjudication') AND NOT EXISTS (
   SELECT 1 FROM events u
   WHERE u.kind = 'undo' AND u.blind_level = 'blind' AND u.batch = e.batch
-    AND u.case_id = e.case_id AND u.actor = e.actor AND u.reading_no = e.reading_no AND u.revision = e.revision)
+    AND u.case_id = e.case_id AND u.actor = e.actor
+    AND u.reading_no = e.reading_no AND u.revision = e.revision)
 """
 
 REFUSAL = "events are append-only"
