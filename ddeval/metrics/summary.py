@@ -1,0 +1,393 @@
+"""Summary: every number of one run, with its interval, in one pass over one stream of resamples.
+
+`summarise` knows the `other` class, cases and intervals; what a metric means is written where it is
+defined (`ddeval.metrics.discrimination`, `calibration`, `selective`).
+
+Conventions. Three readings of one set of predictions, told apart by the metric's prefix:
+
+- none (closed set): images labelled with a target class, probabilities renormalised over the targets;
+- `open_`: all images, `other` is a class like the rest and may be predicted;
+- `other_`: `other` against the targets, as a detector.
+
+A model without `other` has the first only. `subset` is `all` (each image counts) or `cases` (each case
+counts; its probabilities are those of the mean logit over its photographs). Errors of the ECE family
+have no bootstrap interval (docs/decisions/0002-ece-band.md): beside each stand `<name>_floor_low`,
+`<name>_floor_high` and `<name>_p_value`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ddeval import tables
+from ddeval.metrics import calibration, smoothing
+from ddeval.metrics.arrays import (
+    Floats,
+    Labels,
+    Probs,
+    Weights,
+    cells,
+    check_labels_and_probs,
+    ratio,
+    top_class,
+)
+from ddeval.metrics.binning import confidence_and_correct
+from ddeval.metrics.discrimination import Confusion, area_summaries, class_rates, label_ranks
+from ddeval.metrics.ranking import Ranking, Rankings
+from ddeval.metrics.readings import (
+    Reading,
+    case_codes,
+    case_rows,
+    checked_names,
+    joined_groups,
+    readings_of,
+)
+from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, percentile_interval
+
+Numbers = dict[str, Floats]
+"""Metric -> its value in each draw, (B,), or in each draw and class, (B, K)."""
+
+TOP_K = (1, 3, 5)
+
+ECE_FAMILY = {
+    "ece": calibration.ece,
+    "ece_equal_mass": calibration.ece_equal_mass,
+    "mce": calibration.mce,
+    "classwise_ece": calibration.classwise_ece,
+    "smooth_ece": smoothing.smooth_ece,
+}
+
+COUNTED_OVER = {
+    "other_sensitivity": "labelled",
+    "other_ppv": "predicted",
+    "target_right": "not labelled",
+    "target_wrong": "not labelled",
+    "target_deferred": "not labelled",
+    "sensitivity": "labelled",
+    "ppv": "predicted",
+    "f1": "labelled",
+    "auroc": "labelled",
+    "average_precision": "labelled",
+    "share_ratio": "labelled",
+    "specificity": "not labelled",
+    "npv": "not predicted",
+}
+"""Rows a class's number is over, which its n_images counts (of `other` for the first five); else all."""
+
+
+class Summary(NamedTuple):
+    """What is known about one run's predictions under one set of labels."""
+
+    metrics: pd.DataFrame
+    """METRICS rows. `n_images` counts what the number is over: images, or cases where `subset` is
+    `cases`; for a rate of a class, its denominator; for its F1 and areas, the rows of that label."""
+    curves: dict[str, pd.DataFrame]
+    """`reliability`, `confusion`, `confused_pairs`; with `other` also `open_...` of each and
+    `three_outcomes`. All by image."""
+    class_names: tuple[str, ...]
+    """Classes of the closed set, in index order."""
+    excluded: tuple[str, ...]
+    """Those of them without an image: in no mean over classes, in any draw."""
+    n_images: int
+    n_groups: int
+    n_cases: int
+    """Cases given; where each has one image only there are no rows of subset `cases`."""
+    n_mixed_cases: int
+    """Cases whose images carry different labels: left out of subset `cases`."""
+
+
+def summarise(
+    labels: Labels,
+    pred_probs: Probs,
+    *,
+    groups: npt.NDArray[Any],
+    class_names: Sequence[str],
+    other_class: str | None = None,
+    case_ids: npt.NDArray[Any] | None = None,
+    logits: npt.NDArray[np.floating[Any]] | None = None,
+    run: str = "",
+    rng: np.random.Generator,
+    n_resamples: int = N_RESAMPLES,
+) -> Summary:
+    """All metrics of a run with their percentile bootstrap intervals over groups.
+
+    Parameters
+    ----------
+    labels : int array of shape (N,)
+        Given class of each image, 0 to K-1.
+    pred_probs : float array of shape (N, K)
+        Predicted probabilities; each row sums to 1.
+    groups : array of shape (N,)
+        Unit of independence of each image. Groups that share a case are drawn as one.
+    class_names : sequence of K names
+    other_class : str, optional
+        The class that stands for everything else; None where there is none.
+    case_ids : array of shape (N,), optional
+    logits : float array of shape (N, K), optional
+        What is averaged over a case's photographs and put through softmax. Default: ln(pred_probs)
+        clipped at 1e-15, which is the same for a softmax model.
+    run : str
+        Fills the column of that name.
+    rng : numpy Generator
+    n_resamples : int
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, a label or probability is out of range, names are not unique, `other_class`
+        is not among them, or a group or case is missing.
+    """
+    labels, pred_probs = check_labels_and_probs(labels, pred_probs)
+    names = checked_names(class_names, other_class, pred_probs.shape[1])
+    _check_lengths(len(labels), groups=groups, case_ids=case_ids, logits=logits)
+    group_of, n_groups = group_codes(groups)
+    other = None if other_class is None else names.index(other_class)
+    images = Reading("all", "", labels, pred_probs, np.arange(len(labels)), names, other)
+    readings, n_cases, n_mixed = readings_of(images), 0, 0
+    if case_ids is not None:
+        case_of = case_codes(case_ids)
+        n_cases = int(case_of.max()) + 1
+        group_of, n_groups = joined_groups(group_of, case_of)
+        if n_cases < len(labels):
+            image_of, case_labels, case_probs, n_mixed = case_rows(labels, pred_probs, case_of, logits)
+            cases = Reading("cases", "", case_labels, case_probs, image_of, names, other)
+            readings += readings_of(cases)
+
+    measures = [_measure(reading) for reading in readings]
+    replicates: list[list[Numbers]] = [[] for _ in readings]
+    for weights in group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples):
+        by_image = weights.T
+        for reading, measure, drawn in zip(readings, measures, replicates, strict=True):
+            drawn.append(measure(by_image[reading.image_of].T))
+
+    rows: list[dict[str, Any]] = []
+    curves: dict[str, pd.DataFrame] = {}
+    for reading, measure, drawn in zip(readings, measures, replicates, strict=True):
+        rows += _rows(reading, measure(np.ones((1, len(reading.labels)))), drawn, group_of)
+        rows += _ece_rows(reading, group_of)
+        if reading.subset == "all":
+            curves |= {reading.prefix + name: frame for name, frame in _curves(reading).items()}
+    metrics = pd.DataFrame([{"run": run, **row} for row in rows], columns=list(tables.METRICS.names))
+    if other_class is not None:
+        curves["three_outcomes"] = _three_outcomes(metrics)
+    closed = readings[0]
+    n_of = np.bincount(closed.labels, minlength=len(closed.class_names))
+    return Summary(
+        metrics=metrics,
+        curves=curves,
+        class_names=closed.class_names,
+        excluded=tuple(name for name, n in zip(closed.class_names, n_of, strict=True) if n == 0),
+        n_images=len(labels),
+        n_groups=n_groups,
+        n_cases=n_cases,
+        n_mixed_cases=n_mixed,
+    )
+
+
+def summary_json(summary: Summary) -> dict[str, Any]:
+    """The numbers of a summary as `ddeval score --json` prints them; NaN stays NaN, for the writer to null.
+
+    `metrics` and `per_class` are by image, `cases` holds the same `metrics` by case; `confusion` has a
+    row a label and a column a predicted class, and `open_confusion` stands beside it with `other`.
+    """
+    by_image, by_case = (summary.metrics[summary.metrics["subset"] == subset] for subset in ("all", "cases"))
+    per_class: dict[str, dict[str, dict[str, Any]]] = {}
+    for class_name, rows in by_image.dropna(subset="class_name").groupby("class_name", sort=False):
+        per_class[str(class_name)] = _entries(rows)
+    return {
+        "n_images": summary.n_images,
+        "n_groups": summary.n_groups,
+        "n_cases": summary.n_cases,
+        "n_mixed_cases": summary.n_mixed_cases,
+        "metrics": _entries(by_image[by_image["class_name"].isna()]),
+        "cases": _entries(by_case[by_case["class_name"].isna()]),
+        "per_class": per_class,
+        "excluded_classes": list(summary.excluded),
+        **{name: _matrix(frame) for name, frame in summary.curves.items() if name.endswith("confusion")},
+    }
+
+
+def _entries(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    fields = ["value", "ci_low", "ci_high", "n_images", "n_groups", "n_undefined"]
+    return dict(zip(rows["metric"], rows[fields].to_dict("records"), strict=True))
+
+
+def _matrix(table: pd.DataFrame) -> dict[str, Any]:
+    names = list(table["label"].drop_duplicates())
+    return {"class_names": names, "counts": table["n"].to_numpy().reshape(len(names), -1).tolist()}
+
+
+def _check_lengths(n_images: int, **arrays: npt.NDArray[Any] | None) -> None:
+    for name, array in arrays.items():
+        if array is not None and len(array) != n_images:
+            raise ValueError(f"{name} has {len(array)} rows, labels have {n_images}")
+
+
+def _measure(reading: Reading) -> Callable[[Weights], Numbers]:
+    """Every metric of a reading that has an interval, as one function of weights (B, rows)."""
+    labels, pred_probs = reading.labels, reading.pred_probs
+    table, rankings = Confusion.of(labels, pred_probs), Rankings.of(labels, pred_probs)
+    means = _means(labels, pred_probs)
+    columns = np.column_stack(list(means.values()))
+    detector = None
+    if reading.other is not None:
+        detector = Ranking.of(labels == reading.other, pred_probs[:, reading.other])
+
+    def measure(weights: Weights) -> Numbers:
+        counts = table.counts(weights)
+        auroc, average_precision = rankings.areas(weights)
+        scalars = dict(zip(means, ratio(weights @ columns, weights.sum(axis=1)[:, None]).T, strict=True))
+        scalars |= table.summaries(counts)
+        scalars |= area_summaries(rankings, auroc, average_precision, counts.sum(axis=2))
+        by_class = class_rates(counts) | {"auroc": auroc, "average_precision": average_precision}
+        numbers = {reading.prefix + name: values for name, values in (scalars | by_class).items()}
+        if detector is not None and reading.other is not None:
+            numbers |= {"other_auroc": detector.areas(weights)[0], **_outcomes(counts, reading.other)}
+        return numbers
+
+    return measure
+
+
+def _outcomes(counts: Floats, other: int) -> Numbers:
+    """What becomes of targets and of `other`, from open confusion matrices (B, K, K).
+
+    An image labelled with a target is right, wrong (another target) or deferred (`other`); these are
+    shares of such images. One labelled `other` should be deferred.
+    """
+    is_other = counts[:, other, other]
+    n_other, n_deferred = counts[:, other].sum(axis=1), counts[:, :, other].sum(axis=1)
+    n_target = counts.sum(axis=(1, 2)) - n_other
+    right = np.trace(counts, axis1=1, axis2=2) - is_other
+    deferred = n_deferred - is_other
+    return {
+        "other_sensitivity": ratio(is_other, n_other),
+        "other_ppv": ratio(is_other, n_deferred),
+        "target_right": ratio(right, n_target),
+        "target_wrong": ratio(n_target - right - deferred, n_target),
+        "target_deferred": ratio(deferred, n_target),
+    }
+
+
+def _means(labels: Labels, pred_probs: Probs) -> dict[str, Floats]:
+    """What each row adds to the metrics that are plain means over rows, (rows,) each."""
+    ranks = label_ranks(labels, pred_probs)
+    confidence, is_right = confidence_and_correct(labels, pred_probs)
+    return {f"top_{k}_accuracy": (ranks < k).astype(np.float64) for k in TOP_K} | {
+        "nll": calibration.log_losses(labels, pred_probs),
+        "brier_score": calibration.brier_losses(labels, pred_probs),
+        "calibration_gap": confidence - is_right,
+    }
+
+
+def _rows(
+    reading: Reading, point: Numbers, drawn: list[Numbers], group_of: npt.NDArray[np.intp]
+) -> Iterator[dict[str, Any]]:
+    """A METRICS row for each number of `_measure`, with its interval."""
+    counted = _counts(reading, group_of)
+    for name, value in point.items():
+        replicates = np.concatenate([numbers[name] for numbers in drawn])
+        low, high, n_undefined = percentile_interval(replicates.reshape(len(replicates), -1))
+        n_images, n_groups = counted[COUNTED_OVER.get(name.removeprefix(reading.prefix), "all")]
+        class_names: tuple[str | None, ...] = reading.class_names
+        if value.ndim == 1:
+            k = reading.other or 0
+            class_names, n_images, n_groups = (None,), n_images[k : k + 1], n_groups[k : k + 1]
+        columns = (np.ravel(value), low, high, n_images, n_groups, n_undefined)
+        for class_name, *numbers in zip(class_names, *(c.tolist() for c in columns), strict=True):
+            yield _row(reading, name, class_name, *numbers)
+
+
+def _row(
+    reading: Reading,
+    metric: str,
+    class_name: str | None,
+    value: float,
+    ci_low: float,
+    ci_high: float,
+    n_images: int,
+    n_groups: int,
+    n_undefined: int,
+) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "subset": reading.subset,
+        "class_name": class_name,
+        "value": value,
+        "ci_low": ci_low,
+        "ci_high": ci_high,
+        "n_images": n_images,
+        "n_groups": n_groups,
+        "n_undefined": n_undefined,
+    }
+
+
+def _counts(
+    reading: Reading, group_of: npt.NDArray[np.intp]
+) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Rows and groups of each class that are labelled so, predicted so, and not; and of all, (K,) each."""
+    classes = np.arange(len(reading.class_names))
+    is_labelled = reading.labels[:, None] == classes
+    is_predicted = top_class(reading.labels, reading.pred_probs)[:, None] == classes
+    sets = {
+        "labelled": is_labelled,
+        "predicted": is_predicted,
+        "not labelled": ~is_labelled,
+        "not predicted": ~is_predicted,
+        "all": np.ones_like(is_labelled),
+    }
+    group_of_row = group_of[reading.image_of]
+    in_group = cells(group_of_row, int(group_of.max()) + 1).astype(np.int32)
+    return {name: (is_in.sum(axis=0), ((in_group @ is_in) > 0).sum(axis=0)) for name, is_in in sets.items()}
+
+
+def _ece_rows(reading: Reading, group_of: npt.NDArray[np.intp]) -> Iterator[dict[str, Any]]:
+    n_rows, n_groups = len(reading.labels), len(np.unique(group_of[reading.image_of]))
+    for name, metric in ECE_FAMILY.items():
+        value = metric(reading.labels, reading.pred_probs)
+        yield _row(reading, reading.prefix + name, None, value, np.nan, np.nan, n_rows, n_groups, 0)
+
+
+def _curves(reading: Reading) -> dict[str, pd.DataFrame]:
+    counts = Confusion.of(reading.labels, reading.pred_probs).counts(np.ones((1, len(reading.labels))))[0]
+    pairs = _confusion_table(counts, reading.class_names)
+    return {
+        "reliability": calibration.reliability_table(reading.labels, reading.pred_probs),
+        "confusion": pairs,
+        "confused_pairs": _confused_pairs(pairs),
+    }
+
+
+def _confusion_table(counts: Floats, class_names: Sequence[str]) -> pd.DataFrame:
+    """One row a cell of the confusion matrix, empty ones too: `label`, `predicted`, `n`."""
+    n_classes = len(class_names)
+    return pd.DataFrame(
+        {
+            "label": np.repeat(class_names, n_classes),
+            "predicted": np.tile(class_names, n_classes),
+            "n": counts.ravel().astype(np.int64),
+        }
+    )
+
+
+def _confused_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Wrong cells that hold images, most first, with their share of the label's images and of all errors."""
+    n_of_label = pairs.groupby("label", sort=False)["n"].transform("sum")
+    wrong = pairs.assign(share_of_label=pairs["n"] / n_of_label.where(n_of_label > 0))
+    wrong = wrong[(wrong["label"] != wrong["predicted"]) & (wrong["n"] > 0)]
+    wrong = wrong.assign(share_of_errors=wrong["n"] / wrong["n"].sum())
+    return wrong.sort_values("n", ascending=False, kind="stable", ignore_index=True)
+
+
+def _three_outcomes(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Share of the images `given` target or other whose `outcome` is right, wrong or deferred."""
+    of = metrics[(metrics["subset"] == "all") & metrics["class_name"].isna()].set_index("metric")
+    columns = ["value", "ci_low", "ci_high", "n_images"]
+    rows = [("target", name, *of.loc[f"target_{name}", columns]) for name in ("right", "wrong", "deferred")]
+    share, low, high, n_other = of.loc["other_sensitivity", columns].to_numpy(dtype=np.float64)
+    rows += [("other", "wrong", 1 - share, 1 - high, 1 - low, n_other)]
+    rows += [("other", "deferred", share, low, high, n_other)]
+    table = pd.DataFrame(rows, columns=["given", "outcome", "share", "ci_low", "ci_high", "n_images"])
+    return table.astype({"n_images": np.int64})
