@@ -46,16 +46,18 @@ class Ranking(NamedTuple):
             tied,
         )
 
-    def areas(self, weights: Weights) -> tuple[Floats, Floats]:
-        """AUROC (ties count half) and average precision under weights (B, N), each (B,).
+    def areas(self, weights: Weights, total: Weights) -> tuple[Floats, Floats]:
+        """AUROC (ties count half) and average precision under weights (B, N) that sum to `total`, each (B,).
 
         AUROC is NaN without positives or negatives, average precision without positives.
         """
+        if not self.positives.shape[0]:
+            return np.full(len(total), np.nan), np.full(len(total), np.nan)
         positives = cell_sums(self.positives, weights)
         passed = np.cumsum(cell_sums(self.negatives, weights), axis=0)  # negatives at or above
         found = np.cumsum(positives, axis=0)
-        n_positives = positives.sum(axis=0, dtype=np.float64)
-        n_negatives = weights.sum(axis=1, dtype=np.float64) - n_positives
+        n_positives = found[-1].astype(np.float64)
+        n_negatives = total - n_positives
 
         beaten_by = np.einsum("tb,tb->b", positives, passed, dtype=np.float64)
         if self.tied is not None:
@@ -88,7 +90,10 @@ class Rankings(NamedTuple):
 
     def areas(self, weights: Weights) -> tuple[Floats, Floats]:
         """AUROC and average precision of every class under weights (B, N), each (B, K)."""
-        auroc, average_precision = zip(*(r.areas(weights) for r in self.of_class), strict=True)
+        total = weights.sum(axis=1)
+        auroc, average_precision = zip(
+            *(ranking.areas(weights, total) for ranking in self.of_class), strict=True
+        )
         return np.column_stack(auroc), np.column_stack(average_precision)
 
 

@@ -245,7 +245,10 @@ def _measure(reading: Reading) -> Callable[[Weights], Numbers]:
         by_class = class_rates(counts) | {"auroc": auroc, "average_precision": average_precision}
         numbers = {reading.prefix + name: values for name, values in (scalars | by_class).items()}
         if detector is not None and reading.other is not None:
-            numbers |= {"other_auroc": detector.areas(weights)[0], **_outcomes(counts, reading.other)}
+            numbers |= {
+                "other_auroc": detector.areas(weights, weights.sum(axis=1))[0],
+                **_outcomes(counts, reading.other),
+            }
         return numbers
 
     return measure
