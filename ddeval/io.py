@@ -228,7 +228,8 @@ def resolve(path: str, roots: Iterable[Path], *, where: str = "image") -> Path:
             where, f"the path {path[:80]!r}", expected="a plain local path", todo="Correct the manifest."
         )
     candidates = [Path(path)] if Path(path).is_absolute() else [root / path for root in allowed]
-    inside = [c.resolve() for c in candidates if any(c.resolve().is_relative_to(r) for r in allowed)]
+    real = [candidate.resolve() for candidate in candidates]
+    inside = [path for path in real if any(path.is_relative_to(root) for root in allowed)]
     if not inside:
         raise InputError(
             where,
