@@ -1,5 +1,9 @@
 """Slow, obvious versions of what ddeval computes fast: loops a reader can check against the definition."""
 
+import math
+
+import numpy as np
+
 
 def _units(ratings):
     """Ratings of each unit without the missing ones."""
@@ -70,3 +74,126 @@ def encode(answers, schema):
             out += [0.0] * n_columns + [1.0] if values is None else [*values, 0.0]
         rows.append(out)
     return rows
+
+
+# Discrimination
+
+
+def predicted_class(label, probs):
+    """The most probable class; where the label shares the top, the first other class that does."""
+    top = [k for k in range(len(probs)) if probs[k] == max(probs)]
+    others = [k for k in top if k != label]
+    return others[0] if label in top and others else top[0]
+
+
+def top_k_accuracy(labels, pred_probs, k):
+    """A label is found where fewer than k other classes are at least as probable."""
+    hits = []
+    for label, probs in zip(labels, pred_probs, strict=True):
+        rivals = [j for j in range(len(probs)) if j != label and probs[j] >= probs[label]]
+        hits.append(len(rivals) < k)
+    return sum(hits) / len(hits)
+
+
+def class_counts(labels, pred_probs, k):
+    """True positives, false positives, false negatives and true negatives of class k."""
+    tp = fp = fn = tn = 0
+    for label, probs in zip(labels, pred_probs, strict=True):
+        said, is_class = predicted_class(label, probs) == k, label == k
+        tp, fp, fn, tn = tp + (said and is_class), fp + (said > is_class), fn + (said < is_class), tn
+        tn += not said and not is_class
+    return tp, fp, fn, tn
+
+
+def balanced_accuracy(labels, pred_probs):
+    sensitivities = []
+    for k in sorted(set(labels.tolist())):
+        tp, _, fn, _ = class_counts(labels, pred_probs, k)
+        sensitivities.append(tp / (tp + fn))
+    return sum(sensitivities) / len(sensitivities)
+
+
+def macro_f1(labels, pred_probs):
+    scores = []
+    for k in range(pred_probs.shape[1]):
+        tp, fp, fn, _ = class_counts(labels, pred_probs, k)
+        if tp + fp + fn:
+            scores.append(2 * tp / (2 * tp + fp + fn))
+    return sum(scores) / len(scores)
+
+
+def weighted_f1(labels, pred_probs):
+    total = 0.0
+    for k in sorted(set(labels.tolist())):
+        tp, fp, fn, _ = class_counts(labels, pred_probs, k)
+        total += (tp + fn) * 2 * tp / (2 * tp + fp + fn)
+    return total / len(labels)
+
+
+def mcc(labels, pred_probs):
+    """Correlation of the two one-hot codings: their covariance over the roots of their variances."""
+    predicted = [predicted_class(y, p) for y, p in zip(labels, pred_probs, strict=True)]
+    given, said = np.eye(pred_probs.shape[1])[labels], np.eye(pred_probs.shape[1])[predicted]
+    given, said = given - given.mean(axis=0), said - said.mean(axis=0)
+    return (given * said).sum() / math.sqrt((given**2).sum() * (said**2).sum())
+
+
+def cohen_kappa(labels, pred_probs):
+    predicted = np.array([predicted_class(y, p) for y, p in zip(labels, pred_probs, strict=True)])
+    agreed = float((labels == predicted).mean())
+    by_chance = sum(
+        float((labels == k).mean()) * float((predicted == k).mean()) for k in range(pred_probs.shape[1])
+    )
+    return (agreed - by_chance) / (1 - by_chance)
+
+
+def auroc(is_positive, scores):
+    """Share of (positive, negative) pairs in the right order; a tie is half a pair."""
+    won = [
+        1.0 if p > n else 0.5 if p == n else 0.0
+        for p in scores[is_positive].tolist()
+        for n in scores[~is_positive].tolist()
+    ]
+    return sum(won) / len(won)
+
+
+def average_precision(is_positive, scores):
+    """Walk the distinct scores downwards: precision there times the recall gained since the last."""
+    total, found_before = 0.0, 0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        passed = scores >= threshold
+        found = int((passed & is_positive).sum())
+        total += (found - found_before) / int(is_positive.sum()) * found / int(passed.sum())
+        found_before = found
+    return total
+
+
+def auroc_macro(labels, pred_probs):
+    areas = [auroc(labels == k, pred_probs[:, k]) for k in sorted(set(labels.tolist()))]
+    return sum(areas) / len(areas)
+
+
+def auroc_weighted(labels, pred_probs):
+    return sum(
+        float((labels == k).mean()) * auroc(labels == k, pred_probs[:, k])
+        for k in sorted(set(labels.tolist()))
+    )
+
+
+def average_precision_macro(labels, pred_probs):
+    areas = [average_precision(labels == k, pred_probs[:, k]) for k in sorted(set(labels.tolist()))]
+    return sum(areas) / len(areas)
+
+
+# Resampling
+
+
+def bootstrap_replicates(statistic, *arrays, groups, rng, n_resamples):
+    """Take the rows of each drawn group, one group after the other, and work the statistic out on them."""
+    names = sorted(set(groups.tolist()))
+    replicates = []
+    for _ in range(n_resamples):
+        drawn = rng.integers(len(names), size=len(names))
+        rows = np.concatenate([np.flatnonzero(groups == names[g]) for g in drawn])
+        replicates.append(statistic(*(a[rows] for a in arrays)))
+    return np.array(replicates)
