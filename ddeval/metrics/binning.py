@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, blocks, ratio, top_class
 
+Positions = npt.NDArray[np.intp]
+
 Measure = Callable[[Floats, Floats], Floats]
 """Weighted residuals (B, N) and weights (B, N) or (1, N) -> error (B,); NaN where nothing weighs."""
 
@@ -68,27 +70,31 @@ def maximum_measure(confidence: Floats, *, n_bins: int = 15) -> Measure:
 def equal_mass_measure(confidence: Floats, *, n_bins: int = 15) -> Measure:
     if n_bins < 1:
         raise ValueError(f"n_bins must be 1 or more, got {n_bins}")
-    order = np.argsort(confidence, kind="stable")
-    starts = np.flatnonzero(np.diff(confidence[order], prepend=-1.0))  # of each run of equal values
+    order, starts = runs(confidence)
     parts = np.linspace(0.0, 1.0, n_bins + 1)
 
     def measure(residuals: Floats, mass: Floats) -> Floats:
-        if not len(order):
-            return np.full(len(residuals), np.nan)
-        below = _running_sums(residuals, order, starts)
-        ranks = np.broadcast_to(_running_sums(mass, order, starts), below.shape)
-        at_cuts = np.stack(
-            [np.interp(parts * rank[-1], rank, sums) for rank, sums in zip(ranks, below, strict=True)]
-        )
-        return ratio(np.abs(np.diff(at_cuts, axis=1)).sum(axis=1), ranks[:, -1])
+        below = running_sums(residuals.T, order, starts)
+        ranks = np.broadcast_to(running_sums(mass.T, order, starts), below.shape)
+        at_cuts = np.stack([np.interp(parts * r[-1], r, b) for r, b in zip(ranks.T, below.T, strict=True)])
+        return ratio(np.abs(np.diff(at_cuts, axis=1)).sum(axis=1), ranks[-1])
 
     return measure
 
 
-def _running_sums(values: Floats, order: npt.NDArray[np.intp], starts: npt.NDArray[np.intp]) -> Floats:
-    """Sums (B, U + 1) of `values` (B, N) in `order` up to the end of each run, from 0."""
-    sums = np.zeros((len(values), len(starts) + 1))
-    np.cumsum(np.add.reduceat(values[:, order], starts, axis=1), axis=1, out=sums[:, 1:])
+def runs(values: Floats) -> tuple[Positions, Positions]:
+    """Order (N,) that sorts `values` upwards, and where in it each run of equal values starts (U,)."""
+    order = np.argsort(values, kind="stable")
+    return order, np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
+
+
+def running_sums(columns: Floats, order: Positions, starts: Positions) -> Floats:
+    """Sums (U + 1, B) of `columns` (N, B) down `order` to the end of each run; the first is 0."""
+    sums = np.zeros((len(starts) + 1, columns.shape[1]))
+    if len(starts):
+        ordered = columns[order]
+        in_runs = ordered if len(starts) == len(order) else np.add.reduceat(ordered, starts, axis=0)
+        np.cumsum(in_runs, axis=0, out=sums[1:])
     return sums
 
 
