@@ -46,8 +46,9 @@ def read_classifier(
     config = read_folder_config(folder)
     names = _class_names(folder, config)
     check_other_class(other_class, names, where=str(folder))
-    preprocessing = _read_preprocessing(folder, config)
+    preprocessing, processor = _read_preprocessing(folder)
     model = from_folder(AutoModelForImageClassification, folder, trust_remote_code=False)
+    _check_size(model, preprocessing, processor)
     if model.config.num_labels != len(names):
         raise InputError(
             str(folder / "config.json"),
@@ -97,8 +98,9 @@ def read_dual_encoder(
     """
     _check_templates(templates, folder)
     config = read_folder_config(folder)
-    preprocessing = _read_preprocessing(folder, config)
+    preprocessing, processor = _read_preprocessing(folder)
     model = from_folder(AutoModel, folder, trust_remote_code=False)
+    _check_size(model, preprocessing, processor)
     sentences = [[template.format(words) for template in templates] for words in classes.values()]
     class_embeddings = _embed_sentences(model, _read_tokenizer(folder), sentences)
     names = tuple(classes)
@@ -241,8 +243,8 @@ def _class_names(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     return names
 
 
-def _read_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessing:
-    """As the folder's processor file says; an InputError where its size is not the network's."""
+def _read_preprocessing(folder: Path) -> tuple[Preprocessing, Path]:
+    """What the folder's processor file says, and which file that is."""
     path = next((folder / name for name in PROCESSOR if (folder / name).is_file()), None)
     if path is None:
         raise InputError(
@@ -251,16 +253,20 @@ def _read_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessin
             expected="how the model wants its images",
             todo="Save the image processor into the folder (processor.save_pretrained).",
         )
-    preprocessing = Preprocessing.from_processor_config(read_json(path), where=str(path))
-    size = (config.get("vision_config") or config).get("image_size")
-    if isinstance(size, int) and size != preprocessing.size and "patch" in str(config):
+    return Preprocessing.from_processor_config(read_json(path), where=str(path)), path
+
+
+def _check_size(model: Any, preprocessing: Preprocessing, path: Path) -> None:
+    """A network with a position embedding takes images of one size; others take any."""
+    vision = getattr(model.config, "vision_config", model.config)
+    has_positions = any("position_embedding" in name for name, _ in model.named_parameters())
+    if has_positions and vision.image_size != preprocessing.size:
         raise InputError(
             str(path),
             f"images of {preprocessing.size} px",
-            expected=f"{size} px as in config.json",
+            expected=f"{vision.image_size} px as in config.json",
             todo="Put back the processor this model was trained with.",
         )
-    return preprocessing
 
 
 def _sha256(folder: Path) -> str:
