@@ -10,9 +10,12 @@ from ddeval.metrics.discrimination import (
     top_k_accuracy,
 )
 from ddeval.metrics.resampling import bootstrap
+from ddeval.metrics.selective import augrc, aurc
 from ddeval.metrics.smoothing import smooth_ece
 
 __all__ = [
+    "augrc",
+    "aurc",
     "auroc_macro",
     "average_precision_macro",
     "balanced_accuracy",

@@ -9,7 +9,7 @@ class and draws no intervals: `ddeval.metrics.summary` and `ddeval.metrics.resam
 Conventions. The predicted class is the most probable one and a tie counts against the model. A rate
 whose denominator is empty is NaN, never 0. Means over classes are over a set fixed by the images given,
 the same in every draw: labelled classes for balanced accuracy, AUROC and average precision, labelled or
-predicted ones for macro F1; a draw that misses a class of the set is NaN and is counted.
+predicted ones for macro F1; a draw in which one of them has no value is NaN and is counted.
 """
 
 from collections.abc import Sequence

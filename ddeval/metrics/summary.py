@@ -46,6 +46,7 @@ from ddeval.metrics.readings import (
     readings_of,
 )
 from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, percentile_interval
+from ddeval.metrics.selective import risk_coverage, selective_draws
 
 Numbers = dict[str, Floats]
 """Metric -> its value in each draw, (B,), or in each draw and class, (B, K)."""
@@ -85,7 +86,7 @@ class Summary(NamedTuple):
     """METRICS rows. `n_images` counts what the number is over: images, or cases where `subset` is
     `cases`; for a rate of a class, its denominator; for its F1 and areas, the rows of that label."""
     curves: dict[str, pd.DataFrame]
-    """`reliability`, `confusion`, `confused_pairs`; with `other` also `open_...` of each and
+    """`reliability`, `risk_coverage`, `confusion`, `confused_pairs`; with `other` also `open_...` of each and
     `three_outcomes`. All by image."""
     class_names: tuple[str, ...]
     """Classes of the closed set, in index order."""
@@ -241,6 +242,7 @@ def _measure(reading: Reading) -> Callable[[Weights], Numbers]:
         auroc, average_precision = rankings.areas(weights)
         scalars = dict(zip(means, ratio(weights @ columns, weights.sum(axis=1)[:, None]).T, strict=True))
         scalars |= table.summaries(counts)
+        scalars |= selective_draws(labels, pred_probs, weights)
         scalars |= area_summaries(rankings, auroc, average_precision, counts.sum(axis=2))
         by_class = class_rates(counts) | {"auroc": auroc, "average_precision": average_precision}
         numbers = {reading.prefix + name: values for name, values in (scalars | by_class).items()}
@@ -358,6 +360,7 @@ def _curves(reading: Reading) -> dict[str, pd.DataFrame]:
     pairs = _confusion_table(counts, reading.class_names)
     return {
         "reliability": calibration.reliability_table(reading.labels, reading.pred_probs),
+        "risk_coverage": risk_coverage(reading.labels, reading.pred_probs),
         "confusion": pairs,
         "confused_pairs": _confused_pairs(pairs),
     }
