@@ -31,6 +31,13 @@ def say(line: str = "") -> None:
     print(line)
 
 
+def say_json(value: Any) -> None:
+    """The one thing on stdout under `--json`."""
+    from ddeval.io import to_json
+
+    print(to_json(value))
+
+
 @contextmanager
 def progress(label: str, total: int, *, done: int = 0) -> Iterator[Tick]:
     """A bar with rate and time left on stderr where it is a terminal; silent elsewhere.

@@ -12,7 +12,7 @@ import datetime
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ MANIFEST_FILE = "manifest.csv"
 VERSIONED = ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "torch", "transformers", "pillow")
 
 
-def run_name(checkpoint: str, splits: tuple[str, ...], manifest_sha256: str) -> str:
+def run_name(checkpoint: str, splits: Sequence[str], manifest_sha256: str) -> str:
     """`<checkpoint>-<split>-<manifest hash>`, safe as the name of a folder."""
     split = splits[0] if splits else "all"
     name = re.sub(r"[^A-Za-z0-9._+-]+", "_", checkpoint).strip("._") or "run"
@@ -52,6 +52,11 @@ def read_run(run: Path) -> dict[str, Any]:
         )
     facts: dict[str, Any] = io.read_json(run / RUN_FILE)
     return facts
+
+
+def update_run(run: Path, **facts: Any) -> None:
+    """Add facts to `run.json`."""
+    io.write_json(run / RUN_FILE, {**read_run(run), **facts})
 
 
 def versions() -> dict[str, str]:

@@ -71,21 +71,44 @@ def parse_shard(text: str) -> tuple[int, int]:
     )
 
 
+def begin(run: Path, plan: Plan, facts: Mapping[str, Any]) -> None:
+    """Write the plan and `facts` into the `run.json` of a new run; go on with an old one if it agrees."""
+    if folder.is_run(run):
+        agree(run, plan)
+        return
+    if run.is_dir() and any(path.name != "parts" for path in run.iterdir()):
+        raise InputError(
+            str(run),
+            "a folder with other files in it",
+            expected="a run folder or an empty one",
+            todo="Pass another --out.",
+        )
+    begun = {
+        "fingerprint": plan.fingerprint,
+        "inputs": dict(plan.inputs),
+        "machine": dict(plan.machine),
+        "started": folder.utc_now(),
+    }
+    io.write_json(run / folder.RUN_FILE, {"run": run.name, **facts, **begun})
+
+
 def agree(run: Path, plan: Plan) -> None:
     """Refuse, by name, to go on with a run that was begun under another plan."""
     began = folder.read_run(run)
-    found = {**plan.inputs, **plan.machine}
-    expected = {**began.get("inputs", {}), **began.get("machine", {})}
-    different = differences(expected, found)
+    different = differences(
+        {**began.get("inputs", {}), **began.get("machine", {})}, {**plan.inputs, **plan.machine}
+    )
     if different:
         name, old, new = different[0]
-        more = f" (and {len(different) - 1} more: {', '.join(d[0] for d in different[1:])})"
+        more = f" (different too: {', '.join(d[0] for d in different[1:])})" if len(different) > 1 else ""
         raise InputError(
             str(run),
-            f"{name} {new}{more if len(different) > 1 else ''}",
-            expected=f"{old}, with which this run began",
+            f"{name} {new}{more}",
+            expected=f"{name} {old}, with which this run began",
             todo="Score with that, or into another folder with --out.",
         )
+    if began["fingerprint"] != plan.fingerprint:
+        raise RuntimeError(f"{run}: the same inputs, but other images")
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Sequence[tuple[str, str, str]]:

@@ -1,178 +1,237 @@
 """Scoring: a checkpoint and a manifest become a run folder. The only place that runs a model to judge it.
 
 Shards of fixed size are decoded, put through the model in batches of one fixed size and written as
-parts; killed anywhere, the same command goes on from the last finished shard and ends in the same
-bytes. No label is read here and no metric computed: `ddeval.score.evaluate` does that.
+parts; killed anywhere, the same call goes on from the last finished shard and ends in the same bytes.
+No label is read here and no metric computed: `ddeval.score.evaluate` does that.
 """
 
 import contextlib
 import fcntl
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from ddeval import io
-from ddeval.data.images import ImageError, Preprocessing
-from ddeval.data.questionnaire import encode
-from ddeval.errors import InputError
+from ddeval.data.manifest import image_files, manifest_sha256, read_manifest
+from ddeval.errors import ImageError, InputError
 from ddeval.models.checkpoint import Checkpoint
-from ddeval.models.device import choose_device
-from ddeval.score import feed, folder, shards
+from ddeval.models.device import DeviceName
+from ddeval.score import folder, shards
 from ddeval.score.align import id_frame
-from ddeval.score.plan import SHARD_SIZE, Plan, agree, shards_of
-from ddeval.score.predictions import Predictions, check_finite
+from ddeval.score.engine import DtypeName, Engine, answers, engine
+from ddeval.score.feed import Source
+from ddeval.score.plan import SHARD_SIZE, Plan, begin, shards_of
+from ddeval.score.predictions import Predictions
+from ddeval.score.rows import manifest_path, rows_of, synthetic, unchanged_manifest
 
-DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BATCH_SIZE = 64
+BIT_RELEVANT = ("ddeval", "torch", "transformers", "pillow")
+"""Libraries whose version may change the last bits of a logit."""
+
 Tta = Literal["none", "hflip"]
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Called with a label and the number of images; gives a function to call with each number just done."""
 
 
-class Engine(NamedTuple):
-    """Where the model runs and in which number format."""
-
-    device: torch.device
-    dtype: str
-    """fp32, bf16 or fp16: of the backbone; logits are float32."""
-    note: str | None
+@contextlib.contextmanager
+def silent(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    yield lambda n: None
 
 
-def engine(device: Literal["auto", "cpu", "cuda"] = "auto", dtype: DtypeName = "auto") -> Engine:
-    """The device and number format of a run; `auto` asks the card, the CPU computes in fp32."""
-    if dtype not in ("auto", *DTYPES):
-        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
-    chosen = choose_device(device)
-    name = next(n for n, kind in DTYPES.items() if kind == chosen.dtype)
-    return Engine(chosen.device, name if dtype == "auto" else dtype, chosen.note)
+@dataclass(frozen=True)
+class Settings:
+    """How a run is made; all of it is kept in `run.json`."""
+
+    split: str = "test"
+    """Scored together with the split `calibration`, where there is one; `all` for every row."""
+    device: DeviceName = "auto"
+    dtype: DtypeName = "auto"
+    """Number format of the backbone; auto asks the GPU, the CPU computes in fp32."""
+    batch_size: int = 64
+    shard_size: int = SHARD_SIZE
+    tta: Tta = "none"
+    """hflip: the mean of the logits of an image and its mirror image."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.shard_size < 1:
+            raise ValueError(
+                f"batch_size and shard_size must be positive, got {self.batch_size} and {self.shard_size}"
+            )
+        if self.tta not in ("none", "hflip"):
+            raise ValueError(f"tta must be none or hflip, got {self.tta!r}")
 
 
-def make_plan(
-    checkpoint: Checkpoint,
-    rows: pd.DataFrame,
-    *,
-    manifest_sha256: str,
-    splits: Sequence[str],
-    on: Engine,
-    batch_size: int = BATCH_SIZE,
-    shard_size: int = SHARD_SIZE,
-    tta: Tta = "none",
-) -> Plan:
-    """The plan of scoring `rows` (MANIFEST with `group`) with `checkpoint`."""
-    if batch_size < 1 or shard_size < 1:
-        raise ValueError(f"batch_size and shard_size must be positive, got {batch_size} and {shard_size}")
-    if tta not in ("none", "hflip"):
-        raise ValueError(f"tta must be none or hflip, got {tta!r}")
-    versions = folder.versions()
-    device = torch.cuda.get_device_name(on.device) if on.device.type == "cuda" else "cpu"
-    return Plan(
-        tuple(rows["image_id"]),
-        inputs={
-            "manifest": manifest_sha256,
-            "checkpoint": checkpoint.sha256,
-            "split": list(splits),
-            "preprocessing": checkpoint.preprocessing.to_dict(),
-            "classes": list(checkpoint.class_names),
-            "dtype": on.dtype,
-            "batch size": batch_size,
-            "tta": tta,
-        },
-        machine={
-            "device": device,
-            "shard size": shard_size,
-            **{
-                name: versions[name]
-                for name in ("ddeval", "torch", "transformers", "pillow")
-                if name in versions
-            },
-        },
-        batch_size=batch_size,
-        shard_size=shard_size,
-    )
+class Job(NamedTuple):
+    """A run that is ready to start, or to go on."""
+
+    checkpoint: Checkpoint
+    plan: Plan
+    rows: pd.DataFrame
+    """The images of the plan, in its order."""
+    sources: list[Source]
+    """Where each lies."""
+    on: Engine
+    out: Path
+    facts: dict[str, Any]
+    """What `run.json` will say."""
 
 
 def score(
     checkpoint: Checkpoint,
-    rows: pd.DataFrame,
-    plan: Plan,
-    out: Path,
+    manifest: Path,
     *,
-    on: Engine,
-    sources: Sequence[feed.Source],
+    settings: Settings = Settings(),
+    out: Path | None = None,
+    runs: Path = Path("runs"),
+    image_roots: Sequence[Path] = (),
     shard: tuple[int, int] = (0, 1),
     workers: int = 0,
-    tick: Callable[[int], None] = lambda n: None,
+    progress: Progress = silent,
     note: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Score what is not yet scored of `plan` into the run folder `out`; merge once every shard is there.
+    """Score what is not scored yet and give the run folder: `prepare`, then `execute`."""
+    job = prepare(
+        checkpoint, manifest, settings=settings, out=out, runs=runs, image_roots=image_roots, note=note
+    )
+    return execute(job, shard=shard, workers=workers, progress=progress, note=note)
+
+
+def prepare(
+    checkpoint: Checkpoint,
+    manifest: Path,
+    *,
+    settings: Settings = Settings(),
+    out: Path | None = None,
+    runs: Path = Path("runs"),
+    image_roots: Sequence[Path] = (),
+    note: Callable[[str], None] = lambda line: None,
+) -> Job:
+    """Read the manifest and fix the plan; nothing is written.
 
     Parameters
     ----------
-    rows : DataFrame
-        The manifest's rows of the plan, in its order.
-    out : Path
-        A run folder that `begin` made.
-    sources : sequence of Path or ImageError
-        Where each image lies.
+    out : Path, optional
+        The run folder; `runs/<checkpoint>-<split>-<manifest hash>` where None.
+    image_roots : paths
+        Where images may lie; the manifest's folder where empty.
+    note : callable
+        Told each sentence worth showing.
+    """
+    roots = [Path(root) for root in image_roots] or [manifest.parent]
+    frame = read_manifest(manifest)
+    rows, splits = rows_of(frame, settings.split, where=str(manifest), note=note)
+    files = image_files(rows, roots, where=str(manifest))
+    unnamed = ImageError("missing", "the manifest names no image")
+    on = engine(settings.device, settings.dtype)
+    if on.note:
+        note(on.note)
+    sha256 = manifest_sha256(frame)
+    plan = _plan(checkpoint, rows, settings, manifest=sha256, splits=splits, on=on)
+    facts = {
+        "splits": splits,
+        "is_synthetic": synthetic(rows),
+        "n_images": int(rows["split"].isin(splits).sum()) if splits else len(rows),
+        "n_groups": int((rows[rows["split"].isin(splits)] if splits else rows)["group"].nunique()),
+        "class_names": checkpoint.class_names,
+        "other_class": checkpoint.other_class,
+        "link": checkpoint.link,
+        "checkpoint": {
+            "name": checkpoint.name,
+            "kind": checkpoint.kind,
+            "sha256": checkpoint.sha256,
+            "folder": str(checkpoint.folder.resolve()) if checkpoint.folder else None,
+            "settings": checkpoint.settings,
+            "reported": checkpoint.reported,
+        },
+        "manifest": {"path": str(manifest.resolve()), "sha256": sha256, "n_images": len(frame)},
+        "image_roots": [str(root.resolve()) for root in roots],
+        "device": plan.machine["device"],
+        "dtype": on.dtype,
+        "batch_size": settings.batch_size,
+        "versions": folder.versions(),
+    }
+    out = out or runs / folder.run_name(checkpoint.name, splits, sha256)
+    return Job(checkpoint, plan, rows, [unnamed if f is None else f for f in files], on, out, facts)
+
+
+def execute(
+    job: Job,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    workers: int = 0,
+    progress: Progress = silent,
+    note: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Score what is not scored yet, merge once every shard is there, and give the run folder.
+
+    Parameters
+    ----------
     shard : (i, n)
-        Score every n-th shard from the i-th only; the job that finishes last merges.
+        Score every n-th shard from the i-th; the job that finishes last merges.
     workers : int
         Threads that decode; 0 is one a core.
-    tick, note : callables
-        Told the number of images just scored; told a sentence worth showing.
+    progress, note : callables
+        Told the number of images just done; told each sentence worth showing.
 
     Raises
     ------
     InputError
-        If a logit is not finite (with the ids), no image can be read, or another process scores the
-        same shards now.
+        If the folder was begun with another manifest, checkpoint, dtype or batch size (named), another
+        process scores into it, a logit is not finite (ids named), or no image can be read.
     """
-    if is_complete(out, plan):
-        return out
-    with only_process(out / shards.PARTS / f".lock-{shard[0]}-of-{shard[1]}"):
-        if shard == (0, 1):
-            io.sweep(out / shards.PARTS)
-        io.sweep(out)
-        done, notes = shards.finished(out, plan)
-        for line in notes:
-            note(line)
-        pending = [s for s in shards_of(plan, shard) if s not in done]
-        tick(sum(len(plan.rows(s)) for s in shards_of(plan, shard) if s in done))
-        for number, part in _scored(checkpoint, rows, plan, pending, on, sources, workers, tick):
-            shards.write_part(out, plan, number, part)
-    merge_if_complete(out, plan, rows, checkpoint)
-    return out
+    begin(job.out, job.plan, job.facts)
+    if not is_complete(job.out, job.plan):
+        started = time.monotonic()
+        n_scored = _score_shards(job, shard, workers, progress, note)
+        rate = round(n_scored / (time.monotonic() - started), 1) if n_scored else None
+        _merge_if_complete(job.out, job.plan, job.rows, {"images_per_second": rate})
+    return job.out
 
 
-def is_complete(out: Path, plan: Plan) -> bool:
+def finish(run: Path) -> None:
+    """Merge a run whose shards are all scored; without the checkpoint, from `run.json` and the manifest.
+
+    Does nothing where it is merged. An InputError names the shards that are missing.
+    """
+    facts = folder.read_run(run)
+    if (run / folder.PREDICTIONS_FILE).is_file():
+        return
+    if facts["checkpoint"]["kind"] == "predictions file":
+        raise InputError(
+            str(run),
+            f"no {folder.PREDICTIONS_FILE}",
+            expected="a finished run",
+            todo=f"Run again: ddeval score {facts['checkpoint']['folder']}.",
+        )
+    frame = unchanged_manifest(manifest_path(run, facts), facts["inputs"]["manifest"], run=run)
+    rows, _ = rows_of(frame, facts["splits"][0] if facts["splits"] else "all", where=str(run))
+    plan = Plan(
+        tuple(rows["image_id"]),
+        facts["inputs"],
+        facts["machine"],
+        batch_size=facts["batch_size"],
+        shard_size=facts["machine"]["shard size"],
+    )
+    if not _merge_if_complete(run, plan, rows, {}):
+        missing = sorted(set(range(plan.n_shards)) - set(shards.finished(run, plan)[0]))
+        raise InputError(
+            str(run),
+            f"{plan.n_shards - len(missing)} of {plan.n_shards} shards (missing: {missing[:10]})",
+            expected="all of them",
+            todo="Run the command that began it again; it goes on from here.",
+        )
+
+
+def is_complete(run: Path, plan: Plan) -> bool:
     """Whether the run folder holds the merged predictions of this plan."""
-    path = out / folder.PREDICTIONS_FILE
+    path = run / folder.PREDICTIONS_FILE
     return path.is_file() and io.read_table(path)[1].get("fingerprint") == plan.fingerprint
-
-
-def merge_if_complete(out: Path, plan: Plan, rows: pd.DataFrame, checkpoint: Checkpoint) -> bool:
-    """Merge the parts once all are there; whether the run is complete now."""
-    with only_process(out / shards.PARTS / ".lock-merge", wait=True):
-        if not is_complete(out, plan):
-            if len(shards.finished(out, plan)[0]) < plan.n_shards:
-                return False
-            settings = {**plan.inputs, "checkpoint_name": checkpoint.name, "kind": checkpoint.kind}
-            template = Predictions(
-                rows,
-                np.empty((0, len(checkpoint.class_names)), np.float32),
-                checkpoint.class_names,
-                checkpoint.link,
-                checkpoint.other_class,
-                settings=settings,
-            )
-            frame = id_frame(rows).assign(image=rows["image"].to_numpy() if "image" in rows else None)
-            shards.merge(out, plan, frame, template)
-        shards.remove_parts(out)
-    return True
 
 
 @contextlib.contextmanager
@@ -195,110 +254,78 @@ def only_process(path: Path, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
-def _scored(
+def _score_shards(
+    job: Job, shard: tuple[int, int], workers: int, progress: Progress, note: Callable[[str], None]
+) -> int:
+    """Write the missing parts of this job; how many images were scored now."""
+    out, plan = job.out, job.plan
+    mine = shards_of(plan, shard)
+    with only_process(out / shards.PARTS / f".lock-{shard[0]}-of-{shard[1]}"):
+        shards.sweep(out, mine)
+        done, notes = shards.finished(out, plan)
+        for line in notes:
+            note(line)
+        pending = [s for s in mine if s not in done]
+        n_mine, n_pending = (sum(len(plan.rows(s)) for s in some) for some in (mine, pending))
+        with progress("scoring", n_mine) as tick:
+            tick(n_mine - n_pending)
+            for number, part in answers(
+                job.checkpoint, job.rows, plan, pending, job.on, job.sources, workers, tick
+            ):
+                shards.write_part(out, plan, number, part)
+    return n_pending
+
+
+def _merge_if_complete(run: Path, plan: Plan, rows: pd.DataFrame, more: dict[str, Any]) -> bool:
+    """Merge the parts once all are there; whether the run is complete now. `more` goes into `run.json`."""
+    facts = folder.read_run(run)
+    with only_process(run / shards.PARTS / ".lock-merge", wait=True):
+        if not is_complete(run, plan):
+            if len(shards.finished(run, plan)[0]) < plan.n_shards:
+                return False
+            frame = id_frame(rows).assign(image=rows["image"].to_numpy() if "image" in rows else None)
+            names, checkpoint = tuple(facts["class_names"]), facts["checkpoint"]
+            like = Predictions(
+                frame,
+                np.empty((0, len(names)), np.float32),
+                names,
+                facts["link"],
+                facts["other_class"],
+                settings={**plan.inputs, "name": checkpoint["name"], "kind": checkpoint["kind"]},
+            )
+            shards.merge(run, plan, frame, like)
+            folder.update_run(run, finished=folder.utc_now(), **more)
+        shards.remove_parts(run)
+    return True
+
+
+def _plan(
     checkpoint: Checkpoint,
     rows: pd.DataFrame,
-    plan: Plan,
-    pending: Sequence[int],
+    settings: Settings,
+    *,
+    manifest: str,
+    splits: Sequence[str],
     on: Engine,
-    sources: Sequence[feed.Source],
-    workers: int,
-    tick: Callable[[int], None],
-) -> Iterator[tuple[int, shards.Part]]:
-    """Each pending shard with its answers."""
-    if not pending:
-        return
-    model = _Model(checkpoint, on, hflip=plan.inputs["tta"] == "hflip")
-    features = encode(rows, checkpoint.schema) if checkpoint.schema else None  # (N, D)
-    batches = feed.batches(
-        sources,
-        [rows for s in pending for rows in plan.batches(s)],
-        preprocessing=checkpoint.preprocessing,
-        batch_size=plan.batch_size,
-        workers=workers,
-        pin=on.device.type == "cuda",
-    )
-    with contextlib.closing(batches):
-        for number in pending:
-            answers: list[tuple[Tensor, Tensor]] = []
-            failures: dict[int, ImageError] = {}
-            for _ in plan.batches(number):
-                batch = next(batches)
-                answers.append(model(batch, features))
-                failures |= batch.failures
-                tick(len(batch.rows))
-            yield number, _part(checkpoint, plan, plan.rows(number), answers, failures)
-
-
-class _Model:
-    """The checkpoint's module on its device, fed with uint8 pixels."""
-
-    def __init__(self, checkpoint: Checkpoint, on: Engine, *, hflip: bool) -> None:
-        self.module, self.on, self.hflip = checkpoint.module.to(on.device), on, hflip
-        p: Preprocessing = checkpoint.preprocessing
-        # x * rescale - mean, / std in one multiply and one subtract
-        self.scale = torch.tensor([p.rescale / s for s in p.std], device=on.device).view(1, 3, 1, 1)
-        self.shift = torch.tensor([m / s for m, s in zip(p.mean, p.std, strict=True)], device=on.device)
-        self.shift = self.shift.view(1, 3, 1, 1)
-
-    @torch.inference_mode()
-    def __call__(self, batch: feed.Batch, features: Any) -> tuple[Tensor, Tensor]:
-        """Logits (n, K) and embeddings (n, E) of the batch's images, float32, still on the device."""
-        n = len(batch.rows)
-        pixels = batch.pixels.to(self.on.device, non_blocking=True) * self.scale - self.shift  # (B, 3, S, S)
-        answers = None
-        if features is not None:
-            padded = np.zeros((len(batch.pixels), features.shape[1]), np.float32)
-            padded[:n] = features[batch.rows.start : batch.rows.stop]
-            answers = torch.from_numpy(padded).to(self.on.device, non_blocking=True)  # (B, D)
-        is_half = self.on.dtype != "fp32"
-        with torch.autocast(self.on.device.type, DTYPES[self.on.dtype], enabled=is_half):
-            logits, embeddings = self.module(pixels, answers)
-            if self.hflip:
-                mirrored = self.module(pixels.flip(-1), answers)
-                logits, embeddings = (logits + mirrored[0]) / 2, (embeddings + mirrored[1]) / 2
-        return logits[:n].float(), embeddings[:n].float()
-
-
-def _part(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    rows: range,
-    answers: Sequence[tuple[Tensor, Tensor]],
-    failures: dict[int, ImageError],
-) -> shards.Part:
-    logits = torch.cat([a[0] for a in answers]).cpu().numpy()
-    embeddings = torch.cat([a[1] for a in answers]).cpu().numpy()
-    failed = np.array([row in failures for row in rows])
-    ids = np.array([plan.image_ids[row] for row in rows], dtype=object)
-    check_finite(logits[~failed], ids[~failed], where=f"checkpoint {checkpoint.name}", what="logit")
-    logits[failed], embeddings[failed] = 0, 0
-    errors = [failures.get(row) for row in rows]
-    return shards.Part(
-        logits, embeddings, [e.code if e else None for e in errors], [e.reason if e else None for e in errors]
-    )
-
-
-def begin(out: Path, plan: Plan, facts: dict[str, Any]) -> None:
-    """Write the plan and `facts` into `run.json` of a new run; go on with an old one only if it agrees."""
-    if folder.is_run(out):
-        agree(out, plan)
-        return
-    if out.is_dir() and any(p.name != shards.PARTS for p in out.iterdir()):
-        raise InputError(
-            str(out),
-            "a folder with other files in it",
-            expected="a run folder or an empty one",
-            todo="Pass another --out.",
-        )
-    io.write_json(
-        out / folder.RUN_FILE,
-        {
-            "run": out.name,
-            **facts,
-            "fingerprint": plan.fingerprint,
-            "inputs": dict(plan.inputs),
-            "machine": dict(plan.machine),
-            "started": folder.utc_now(),
+) -> Plan:
+    versions = folder.versions()
+    return Plan(
+        tuple(rows["image_id"]),
+        inputs={
+            "manifest": manifest,
+            "checkpoint": checkpoint.sha256,
+            "split": list(splits),
+            "preprocessing": checkpoint.preprocessing.to_dict(),
+            "classes": list(checkpoint.class_names),
+            "dtype": on.dtype,
+            "batch size": settings.batch_size,
+            "tta": settings.tta,
         },
+        machine={
+            "device": torch.cuda.get_device_name(on.device) if on.device.type == "cuda" else "cpu",
+            "shard size": settings.shard_size,
+            **{name: versions[name] for name in BIT_RELEVANT if name in versions},
+        },
+        batch_size=settings.batch_size,
+        shard_size=settings.shard_size,
     )

@@ -59,6 +59,14 @@ def write_part(run: Path, plan: Plan, shard: int, part: Part) -> Path:
     return path
 
 
+def sweep(run: Path, mine: list[int]) -> None:
+    """Remove what a killed process left unfinished of these shards; others' may be in the making."""
+    numbers = {f"{shard:05d}" for shard in mine}
+    for path in (run / PARTS).glob(f"{io.TMP_PREFIX}*-part-*.parquet"):
+        if path.name.rpartition("-part-")[2].partition("-")[0] in numbers:
+            path.unlink(missing_ok=True)
+
+
 def finished(run: Path, plan: Plan) -> tuple[dict[int, Path], list[str]]:
     """The sound part of each finished shard, and a note on each damaged one, which is removed.
 
@@ -138,9 +146,10 @@ def merge(run: Path, plan: Plan, rows: pd.DataFrame, template: Predictions) -> N
 
 
 def remove_parts(run: Path) -> None:
-    """Remove the parts of a merged run."""
+    """Remove the parts of a merged run, and what is left of interrupted merges."""
     for path in (run / PARTS).glob("part-*.parquet"):
         path.unlink(missing_ok=True)
+    io.sweep(run)
 
 
 def _write_embeddings(path: Path, parts: list[Path], is_read: npt.NDArray[np.bool_]) -> None:

@@ -1,0 +1,228 @@
+"""`ddeval score`: a checkpoint, a predictions file or a run in; predictions, numbers and a report out."""
+
+import datetime
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ddeval.cli import console
+from ddeval.errors import InputError
+
+
+def score(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT|RUN",
+            help="Config name, artefact or Hugging Face folder, hub id, predictions file, or a run folder.",
+        ),
+    ],
+    data: Annotated[Path | None, typer.Option(help="Manifest [of the config, or $DDEVAL_MANIFEST].")] = None,
+    split: Annotated[str, typer.Option(help="Split to judge, or all.")] = "test",
+    labels: Annotated[
+        str | None, typer.Option(help="Label overlay: v0 (the manifest's), v1, a file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder [runs/CHECKPOINT-SPLIT-HASH].")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML file [reports/DATE-RUN.html].")] = None,
+    photos: Annotated[
+        bool, typer.Option("--photos", help="Put patients' photographs in the report.")
+    ] = False,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Folder images may lie in [the manifest's]; may be repeated.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 64,
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Number format; auto asks the GPU.")
+    ] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")] = "auto",
+    tta: Annotated[
+        Literal["none", "hflip"], typer.Option(help="hflip: mean with the mirror image.")
+    ] = "none",
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode; 0 is one a core.")] = 0,
+    shard: Annotated[str, typer.Option(help="i/n: score every n-th shard from the i-th, 0 to n-1.")] = "0/1",
+    id_column: Annotated[str | None, typer.Option(help="Predictions file: column of the image ids.")] = None,
+    class_columns: Annotated[
+        str | None, typer.Option(help="Predictions file: a,b or class=column,... [all columns of numbers].")
+    ] = None,
+    class_names: Annotated[
+        str | None, typer.Option(help="Predictions file: a,b,c or a labels.txt, in the array's order.")
+    ] = None,
+    values: Annotated[
+        Literal["pred_probs", "logits"], typer.Option(help="Predictions file: what the class columns hold.")
+    ] = "pred_probs",
+    link: Annotated[
+        Literal["softmax", "sigmoid"], typer.Option(help="Predictions file: sigmoid rows need not sum to 1.")
+    ] = "softmax",
+    other_class: Annotated[str | None, typer.Option(help="The class that is none of the others.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
+    n_resamples: Annotated[int, typer.Option(min=1, help="Bootstrap draws of the intervals.")] = 2000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, nothing else.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+) -> None:
+    """Checkpoint and manifest in; predictions, numbers and a report out.
+
+    Example: ddeval score gen2a_medsiglip --data manifest.csv
+    """
+    from ddeval.score.folder import is_run
+    from ddeval.score.foreign import is_predictions_file
+
+    path = Path(checkpoint)
+    run: Path | None
+    if is_run(path):
+        run = _finished(path, dry_run=dry_run)
+    elif is_predictions_file(path):
+        run = _file_run(
+            path, data, out, dry_run=dry_run, split=split, images=images or [], id_column=id_column,
+            class_columns=_listed(class_columns), class_names=_names(class_names), values=values, link=link,
+            other_class=other_class,
+        )  # fmt: skip
+    else:
+        run = _model_run(
+            checkpoint, data, out, dry_run=dry_run, split=split, images=images or [], device=device,
+            dtype=dtype, batch_size=batch_size, tta=tta, shard=shard, workers=workers,
+            class_names=_names(class_names), other_class=other_class,
+        )  # fmt: skip
+    if run is None:
+        return
+    result = _evaluated(run, labels, data, seed=seed, n_resamples=n_resamples)
+    page = _reported(run, report, out, labels=result["labels"], photos=photos)
+    if as_json:
+        console.say_json({**result, "report": str(page)})
+        return
+    console.say(console.headline(result))
+    console.say(f"\nreport   {page}\nnext     ddeval audit {run}   ·   ddeval compare {run} RUN")
+
+
+def _finished(run: Path, *, dry_run: bool) -> Path | None:
+    from ddeval.score.run import finish
+
+    if dry_run:
+        console.note(f"would compute the numbers of {run}")
+        return None
+    finish(run)
+    return run
+
+
+def _file_run(
+    path: Path,
+    data: Path | None,
+    out: Path | None,
+    *,
+    dry_run: bool,
+    split: str,
+    images: list[Path],
+    id_column: str | None,
+    class_columns: list[str],
+    class_names: list[str],
+    values: Literal["pred_probs", "logits"],
+    link: Literal["softmax", "sigmoid"],
+    other_class: str | None,
+) -> Path | None:
+    from ddeval.score.file_run import execute_file, prepare_file
+    from ddeval.score.foreign import read_file
+
+    file = read_file(
+        path,
+        id_column=id_column,
+        class_columns=class_columns,
+        class_names=class_names,
+        kind=values,
+        link=link,
+    )
+    job = prepare_file(
+        file, data or _named_manifest(None), out=out, split=split, link=link, other_class=other_class,
+        image_roots=images, note=console.note,
+    )  # fmt: skip
+    console.note(described(job.facts, job.out))
+    return None if dry_run else execute_file(job)
+
+
+def _model_run(
+    spec: str,
+    data: Path | None,
+    out: Path | None,
+    *,
+    dry_run: bool,
+    split: str,
+    images: list[Path],
+    device: Literal["auto", "cpu", "cuda"],
+    dtype: Literal["auto", "fp32", "bf16", "fp16"],
+    batch_size: int,
+    tta: Literal["none", "hflip"],
+    shard: str,
+    workers: int,
+    class_names: list[str],
+    other_class: str | None,
+) -> Path | None:
+    from ddeval.models.checkpoint import load_checkpoint, locate
+    from ddeval.score.plan import parse_shard
+    from ddeval.score.run import Settings, execute, is_complete, prepare
+
+    part = parse_shard(shard)
+    manifest = data or _named_manifest(locate(spec)[1])
+    if manifest is None:
+        raise InputError(
+            "--data",
+            "no manifest",
+            expected="a manifest of the images to score",
+            todo="Pass --data MANIFEST, set $DDEVAL_MANIFEST, or write `manifest:` into the config.",
+        )
+    loaded = load_checkpoint(spec, class_names=class_names or None, other_class=other_class)
+    settings = Settings(split=split, device=device, dtype=dtype, batch_size=batch_size, tta=tta)
+    job = prepare(loaded, manifest, settings=settings, out=out, image_roots=images, note=console.note)
+    console.note(described(job.facts, job.out))
+    if dry_run:
+        return None
+    run = execute(job, shard=part, workers=workers, progress=console.progress, note=console.note)
+    if is_complete(run, job.plan):
+        return run
+    console.say(f"shard {shard} is done; the last of the other shards to finish merges {run}")
+    return None
+
+
+def _named_manifest(config: Any) -> Path | None:
+    """The manifest a config or $DDEVAL_MANIFEST names."""
+    name = os.environ.get("DDEVAL_MANIFEST") or (config.manifest if config else None)
+    return Path(name) if name else None
+
+
+def _evaluated(
+    run: Path, labels: str | None, data: Path | None, *, seed: int, n_resamples: int
+) -> dict[str, Any]:
+    from ddeval.score.evaluate import evaluate
+
+    return evaluate(run, labels, manifest=data, seed=seed, n_resamples=n_resamples, note=console.note)
+
+
+def _reported(run: Path, report: Path | None, out: Path | None, *, labels: str, photos: bool) -> Path:
+    """Write the page: where asked, else beside a run that was given its own folder, else into reports/."""
+    from ddeval.report.html import write_run_report
+
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    page = report or (out / "report.html" if out else Path("reports") / f"{today}-{run.name}.html")
+    write_run_report(run, page, label_version=labels, date=today, photos=photos)
+    return page
+
+
+def described(facts: dict[str, Any], out: Path) -> str:
+    """One line: what is scored, on what, into which folder."""
+    parts = [
+        facts["checkpoint"]["name"],
+        f"{', '.join(facts['splits']) or 'all'} {facts['n_images']:,} images, {facts['n_groups']:,} groups",
+        ", ".join(str(facts[name]) for name in ("device", "dtype") if name in facts),
+        str(out),
+    ]
+    return "  ·  ".join(part for part in parts if part)
+
+
+def _listed(text: str | None) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else []
+
+
+def _names(text: str | None) -> list[str]:
+    """Class names given as a,b,c or as a file with one a line."""
+    if text and Path(text).is_file():
+        return [line.strip() for line in Path(text).read_text().splitlines() if line.strip()]
+    return _listed(text)
