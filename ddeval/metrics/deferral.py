@@ -211,8 +211,9 @@ def _point(
 ) -> OperatingPoint:
     is_answered = confidence >= threshold
     n_answered, n_wrong = int(is_answered.sum()), int((is_answered & ~correct).sum())
-    sizes = np.bincount(group_of[is_answered])
-    effect = 1.0 + (np.square(sizes).sum() / n_answered - 1.0) * icc if n_answered else np.nan
+    effect = 1.0 if n_answered else np.nan
+    if icc and n_answered:
+        effect += (np.square(np.bincount(group_of[is_answered])).sum() / n_answered - 1.0) * icc
     return OperatingPoint(
         threshold=float(threshold),
         coverage=n_answered / len(correct) if len(correct) else np.nan,
@@ -221,7 +222,7 @@ def _point(
         n_answered=n_answered,
         n_wrong=n_wrong,
         n_images=len(correct),
-        n_groups=len(np.unique(group_of)),
+        n_groups=int(group_of.max(initial=-1)) + 1,
         design_effect=float(effect),
     )
 

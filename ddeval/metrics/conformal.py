@@ -1,0 +1,134 @@
+"""Conformal sets: a list of diagnoses that holds the label in, say, 90 % of cases, for any model.
+
+A threshold is read off a calibration split and gives sets on another one. What is promised is the share
+of all cases, not of each class or each patient group: `coverage_table` shows the classes, and an empty
+set (LAC makes them) means defer. With n calibration images the coverage on endless new ones is itself
+random, Beta(n + 1 - l, l) with l = floor((n + 1)(1 - coverage)): at n = 5,000 and 90 % its standard
+deviation is .0042. The promise needs independent images; photographs of one patient count as fewer.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ddeval.metrics.arrays import Floats, Labels, Probs, check_labels_and_probs, check_probs, ratio
+
+Sets = npt.NDArray[np.bool_]
+
+
+def lac_threshold(labels: Labels, pred_probs: Probs, *, coverage: float = 0.9) -> float:
+    """Lowest probability a class needs to be in the set: least ambiguous sets (LAC), small on average.
+
+    The probability of the label is ranked over the calibration images; the threshold is the one that
+    ceil((n + 1) coverage) of them reach. 0, every class always, where n is too small for `coverage`
+    (below 9 at 90 %, below 19 at 95 %).
+
+    Parameters
+    ----------
+    labels, pred_probs : arrays of shape (N,) and (N, K)
+        The calibration split, as in `ddeval.metrics.calibration`.
+    coverage : float in (0, 1)
+        Share of cases whose label shall be in the set.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, a label is outside 0 to K-1, a row does not sum to 1, or `coverage` is not
+        between 0 and 1.
+
+    References
+    ----------
+    Sadinle, Lei and Wasserman (2019), Least ambiguous set-valued classifiers, arXiv:1609.00451.
+
+    Examples
+    --------
+    >>> p = np.arange(1, 10) / 10
+    >>> lac_threshold(np.zeros(9, dtype=int), np.column_stack([p, 1 - p]), coverage=0.8)
+    0.2
+    """
+    labels, pred_probs = check_labels_and_probs(labels, pred_probs)
+    own = pred_probs[np.arange(len(labels)), labels]
+    return max(0.0, -_quantile(-own, coverage))
+
+
+def lac_sets(pred_probs: Probs, threshold: float) -> Sets:
+    """Classes with a probability of at least `threshold`, (N, K); a row may be empty."""
+    pred_probs = np.asarray(pred_probs, dtype=np.float64)
+    check_probs(pred_probs)
+    sets: Sets = pred_probs >= threshold
+    return sets
+
+
+def aps_threshold(
+    labels: Labels, pred_probs: Probs, *, rng: np.random.Generator, coverage: float = 0.9
+) -> float:
+    """Probability mass a set is filled up to: adaptive prediction sets (APS), larger for hard images.
+
+    The score of an image is the mass of the classes more probable than the label plus a uniform share
+    of the label's own; without that share sets would be too large. 1, every class always, where n is
+    too small. Arguments and errors as in `lac_threshold`.
+
+    References
+    ----------
+    Romano, Sesia and Candes (2020), Classification with valid and adaptive coverage, arXiv:2006.02544.
+    """
+    labels, pred_probs = check_labels_and_probs(labels, pred_probs)
+    scores = _masses(pred_probs, rng)[np.arange(len(labels)), labels]
+    return min(1.0, _quantile(scores, coverage))
+
+
+def aps_sets(pred_probs: Probs, threshold: float, *, rng: np.random.Generator) -> Sets:
+    """Classes, most probable first, whose mass so far stays within `threshold`, (N, K).
+
+    The last one goes in by a draw from `rng`, as in the calibration; a row may be empty.
+    """
+    pred_probs = np.asarray(pred_probs, dtype=np.float64)
+    check_probs(pred_probs)
+    if threshold >= 1.0:
+        return np.ones(pred_probs.shape, dtype=bool)
+    sets: Sets = _masses(pred_probs, rng) <= threshold
+    return sets
+
+
+def coverage_table(labels: Labels, sets: Sets) -> pd.DataFrame:
+    """What the sets do, over all images (`label` -1, first row) and for each labelled class.
+
+    Columns `label`, `n_images`, `coverage` (share whose label is in the set), `mean_size`,
+    `share_empty`. NaN in the first row when there are no images.
+    """
+    labels, sets = np.asarray(labels), np.asarray(sets)
+    if sets.ndim != 2 or labels.shape != sets.shape[:1]:
+        raise ValueError(f"labels must have shape (N,) and sets (N, K), got {labels.shape} and {sets.shape}")
+    sizes = sets.sum(axis=1)
+    facts = np.column_stack([sets[np.arange(len(labels)), labels], sizes, sizes == 0]).astype(np.float64)
+    present = np.unique(labels)
+    members = np.vstack([np.ones(len(labels)), labels == present[:, None]])
+    n_images = members.sum(axis=1)
+    means = ratio(members @ facts, n_images[:, None])
+    return pd.DataFrame(
+        {
+            "label": np.concatenate([[-1], present]).astype(np.int64),
+            "n_images": n_images.astype(np.int64),
+            "coverage": means[:, 0],
+            "mean_size": means[:, 1],
+            "share_empty": means[:, 2],
+        }
+    )
+
+
+def _quantile(scores: Floats, coverage: float) -> float:
+    """The ceil((n + 1) coverage)-th smallest score; infinity where there are not so many."""
+    if not 0.0 < coverage < 1.0:
+        raise ValueError(f"coverage must lie between 0 and 1, got {coverage}")
+    rank = int(np.ceil((len(scores) + 1) * coverage * (1 - 1e-12)))  # 10 * .9 is not to become 10
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else np.inf
+
+
+def _masses(pred_probs: Probs, rng: np.random.Generator) -> Floats:
+    """Mass of the classes before each class, most probable first, plus one uniform share of its own."""
+    order = np.argsort(-pred_probs, axis=1, kind="stable")
+    ordered = np.take_along_axis(pred_probs, order, axis=1)
+    ordered = np.cumsum(ordered, axis=1) - ordered * rng.random((len(pred_probs), 1))
+    masses = np.empty_like(pred_probs)
+    np.put_along_axis(masses, order, ordered, axis=1)
+    return masses
