@@ -51,7 +51,7 @@ FAULTS = {
         "120 of 120 images have no patient",
     ),
     "DD013": (changed("lesion_id", {1: "l0"}), "1 lesions carry several labels: l0"),
-    "DD014": (changed("lesion_id", {2: "l0"}), "1 lesions or cases belong to several patients"),
+    "DD014": (changed("lesion_id", {2: "l0"}), "1 lesions, cases or files belong to several groups"),
     "DD015": (
         sound().drop(columns="patient_id").assign(Patient_ID="p"),
         "1 columns are not used: 'Patient_ID' (is it patient_id?)",
@@ -100,7 +100,7 @@ def test_a_label_outside_the_class_list_is_a_diagnosis_without_a_class():
         ("DD007", ["case_id"]),
         ("DD008", ["image"]),
         ("DD013", ["lesion_id"]),
-        ("DD014", ["lesion_id", "case_id"]),
+        ("DD014", ["lesion_id", "case_id", "image"]),
     ],
 )
 def test_without_its_columns_a_check_does_not_apply_which_is_not_to_pass(code, missing):

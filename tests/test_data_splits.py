@@ -75,6 +75,14 @@ def test_a_lesion_whose_patient_is_known_in_one_row_only_stays_whole():
     assert len(set(units(frame))) == 1
 
 
+def test_two_cases_that_share_a_photograph_stay_together():
+    """Fifteen files of SCIN do."""
+    frame = pd.DataFrame(
+        {"image_id": ["a", "b", "c"], "image": ["x.png", "x.png", None], "case_id": list("123")}
+    )
+    assert units(frame)[0] == units(frame)[1] != units(frame)[2]
+
+
 def test_units_of_images_without_ids_are_the_images():
     assert len(set(units(pd.DataFrame({"image_id": ["a", "b"]})))) == 2
     blank = pd.DataFrame({"image_id": ["a", "b"], "patient_id": [None, None]})

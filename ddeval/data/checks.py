@@ -200,11 +200,11 @@ def lesion_with_two_labels(given: Given) -> Finding:
 
 
 def linked_groups(given: Given) -> Finding:
-    if "group" not in given.frame.columns or not set(given.frame.columns) & {"lesion_id", "case_id"}:
-        raise NotApplicable("neither lesions nor cases are given")
+    if "group" not in given.frame.columns or not set(given.frame.columns) & {"lesion_id", "case_id", "image"}:
+        raise NotApplicable("neither lesions, cases nor image files are given")
     n_groups = given.frame["group"].groupby(units(given.frame)).nunique()
     n = int((n_groups > 1).sum())
-    return f"{n} lesions or cases belong to several patients, or to one in some rows only" if n else None
+    return f"{n} lesions, cases or files belong to several groups, or to one in some rows only" if n else None
 
 
 def misspelt_columns(given: Given) -> Finding:
@@ -232,7 +232,7 @@ CHECKS: dict[str, tuple[str, Callable[[Given], Finding]]] = {
     "DD011": ("rows without an image", without_image),
     "DD012": ("images without patient, lesion or case", no_unit_known),
     "DD013": ("a lesion with two labels", lesion_with_two_labels),
-    "DD014": ("a lesion or case in two groups", linked_groups),
+    "DD014": ("a lesion, case or file in two groups", linked_groups),
     "DD015": ("a column that may be misspelt", misspelt_columns),
 }
 

@@ -35,14 +35,14 @@ def leaks(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def units(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """The number of the indivisible unit of each row: images linked by any patient, lesion or case.
+    """The number of the indivisible unit of each row: images linked by any patient, lesion, case or file.
 
     Coarser than `group` only where ids are incomplete: a lesion whose patient is known in one row and
-    not in another is one unit.
+    not in another is one unit, and so are two cases that share a photograph.
     """
     n = len(frame)
     rows, nodes, offset = [], [], n
-    for column in UNITS:
+    for column in (*UNITS, "image"):
         if column in frame.columns:
             codes, names = pd.factorize(frame[column])
             held = np.flatnonzero(codes >= 0)
