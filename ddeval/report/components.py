@@ -68,6 +68,9 @@ class Heat:
     """A square table as coloured cells, with the scale it is coloured by."""
 
     kind: ClassVar[str] = "heat"
+    id: str
+    title: str
+    how_to_read: str
     table: Table
     scale: Sequence[tuple[int, str]]
     """Level and the words below it."""

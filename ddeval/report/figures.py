@@ -6,36 +6,43 @@ always gives the same bytes. Colours are classes (`s1`, `s2`, …) of `templates
 class is the same in every figure of a page.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 from markupsafe import Markup, escape
 
-from ddeval.report.rounding import is_undefined, rounded, shown
+from ddeval.report.rounding import Unit, is_undefined, shown, shown_tick
 
 MAX_POINTS = 400
 """A line has no more points than this; more cannot be seen and only make the file large."""
 
 
 class Axis(NamedTuple):
-    """A straight scale and the places where it is labelled."""
+    """A scale and the places where it is labelled."""
 
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
+    is_log: bool = False
+
+    @classmethod
+    def over(cls, *ticks: float, unit: Unit, is_log: bool = False) -> "Axis":
+        """From the first tick to the last, labelled without the unit: the title of the axis has it."""
+        return cls(ticks[0], ticks[-1], tuple((tick, shown_tick(tick, unit)) for tick in ticks), is_log)
 
     def at(self, value: float) -> float:
         """Place of `value` in percent of the axis, kept inside it."""
-        share = (value - self.low) / (self.high - self.low)
-        return 100.0 * min(1.0, max(0.0, share))
+        if value <= self.low or value >= self.high:
+            return 0.0 if value <= self.low else 100.0
+        if self.is_log:
+            return 100.0 * math.log(value / self.low) / math.log(self.high / self.low)
+        return 100.0 * (value - self.low) / (self.high - self.low)
 
-    def holds(self, value: float) -> bool:
-        return self.low <= value <= self.high
 
-
-PERCENT_AXIS = Axis(0.0, 1.0, tuple((t / 100, f"{t}") for t in (0, 20, 40, 60, 80, 100)))
-"""0 to 100 %, labelled without the sign: the axis title has it."""
+PERCENT_AXIS = Axis.over(0.0, 0.2, 0.4, 0.6, 0.8, 1.0, unit="percent")
+RATIO_AXIS = Axis.over(0.25, 0.5, 1.0, 2.0, 4.0, unit="ratio", is_log=True)
 
 
 def tag(name: str, *children: Markup | str, **attributes: object) -> Markup:
@@ -113,7 +120,7 @@ def plot_reliability(before: pd.DataFrame, after: pd.DataFrame | None = None, *,
     label : str
         What a person who cannot see the drawing is told it is.
     """
-    parts = [*_frame(PERCENT_AXIS, PERCENT_AXIS, "confidence of the first answer, %", "right, %")]
+    parts = [*_frame(PERCENT_AXIS, PERCENT_AXIS, "confidence of the first answer, %", "accuracy, %")]
     parts.append(tag("line", x1="0%", y1="100%", x2="100%", y2="0%", class_="ideal"))
     for table, series, is_open in ((after, 2, True), (before, 1, False)):
         if table is None:
@@ -124,11 +131,10 @@ def plot_reliability(before: pd.DataFrame, after: pd.DataFrame | None = None, *,
             for c, a in zip(filled["confidence"], filled["accuracy"], strict=True)
         ]
         parts.append(_line(points, f"line s{series}"))
-        for (x, y), bin_ in zip(points, filled.itertuples(), strict=True):
+        for (x, y), bin_ in zip(points, filled.to_dict("records"), strict=True):
             title = (
-                f"{shown(bin_.low, 'percent')} to {shown(bin_.high, 'percent')}: "
-                f"confidence {shown(bin_.confidence, 'percent')}, right {shown(bin_.accuracy, 'percent')}, "
-                f"{shown(bin_.n, 'count')} images"
+                f"{_bin_words(bin_)}, confidence {shown(bin_['confidence'], 'percent')}, "
+                f"right {shown(bin_['accuracy'], 'percent')}"
             )
             mark = f"dot s{series}" + (" open" if is_open else "")
             parts.append(tag("circle", tag("title", title), cx=pct(x), cy=pct(y), r="4.5", class_=mark))
@@ -150,7 +156,7 @@ def plot_risk_coverage(
     """
     known = curve[curve["risk"].notna()]
     top = _round_up(float(known["risk"].max()) if len(known) else 1.0)
-    risks = Axis(0.0, top, tuple((top * i / 4, rounded(top * i / 4, "percent")) for i in range(5)))
+    risks = Axis.over(*(top * i / 4 for i in range(5)), unit="percent")
     parts = [*_frame(PERCENT_AXIS, risks, "answered, % of images", "wrong among the answered, %")]
     thinned = known.iloc[:: max(1, -(-len(known) // MAX_POINTS))]
     points = [
@@ -166,6 +172,24 @@ def plot_risk_coverage(
         dx = "-10" if x > 40 else "10"
         parts.append(tag("text", words, x=pct(x), y=pct(y), dx=dx, dy="-9", class_=f"mark {side}"))
     return tag("svg", *parts, class_="plot", role="img", aria_label=label)
+
+
+def plot_outcomes(outcomes: pd.DataFrame, *, label: str) -> Markup:
+    """Two bars, of target images and of the others, each cut into right, wrong and deferred.
+
+    Parameters
+    ----------
+    outcomes : DataFrame
+        `given` (target or other), `outcome` (right, wrong, deferred), `share`, `n_images`.
+    """
+    drawn = []
+    for given, held in outcomes.groupby("given", sort=False):
+        words = "photographs of a target class" if given == "target" else "photographs of anything else"
+        n = shown(int(held["n_images"].iloc[0]), "count")
+        drawn.append(tag("p", f"{n} {words}", class_="sharename"))
+        parts = list(zip(held["share"], held["outcome"], held["outcome"], strict=True))
+        drawn.append(plot_shares(parts, label=f"{words}. {label}"))
+    return Markup("").join(drawn)
 
 
 def plot_shares(parts: Sequence[tuple[float, str, str]], *, label: str) -> Markup:
@@ -207,8 +231,8 @@ def plot_lines(
     """Column `y` over column `x` of several tables, one line each; with `ci_low`, `ci_high` a band too."""
     parts = [*_frame(x_axis, y_axis, x_title, y_title)]
     if y_axis.low < 0 < y_axis.high:
-        zero = pct(100 - y_axis.at(0))
-        parts.append(tag("line", x1="0%", x2="100%", y1=zero, y2=zero, class_="reference"))
+        at = pct(100 - y_axis.at(0))
+        parts.append(tag("line", x1="0%", x2="100%", y1=at, y2=at, class_="reference"))
     for table, series in curves:
         held = table[table[y].notna()]
         held = held.iloc[:: max(1, -(-len(held) // MAX_POINTS))]
@@ -225,14 +249,13 @@ def plot_lines(
 
 def _frame(x_axis: Axis, y_axis: Axis, x_title: str, y_title: str) -> Iterable[Markup]:
     for value, text in x_axis.ticks:
-        at = x_axis.at(value)
-        yield _vertical(at, "grid")
-        yield tag("text", text, x=pct(at), y="100%", dy="18", class_="tick middle")
+        yield _vertical(x_axis.at(value), "grid")
+        yield tag("text", text, x=pct(x_axis.at(value)), y="100%", dy="18", class_="tick middle")
     for value, text in y_axis.ticks:
         at = pct(100 - y_axis.at(value))
         yield tag("line", x1="0%", x2="100%", y1=at, y2=at, class_="grid")
         yield tag("text", text, x="0", y=at, dx="-8", dy="4", class_="tick end")
-    yield tag("text", x_title, x="100%", y="100%", dy="38", class_="title end")
+    yield tag("text", x_title, x="100%", y="100%", dy="39", class_="title end")
     yield tag("text", y_title, x="0", y="0", dy="-12", class_="title start")
 
 
@@ -240,16 +263,13 @@ def _counts_under(table: pd.DataFrame) -> Markup:
     """Bars of n, under a plot that has the bins on its horizontal axis."""
     most = max(1, int(table["n"].max()))
     bars = []
-    for bin_ in table.itertuples():
-        height = 100.0 * int(bin_.n) / most
-        x, width = PERCENT_AXIS.at(bin_.low), PERCENT_AXIS.at(bin_.high) - PERCENT_AXIS.at(bin_.low)
-        title = (
-            f"{shown(bin_.low, 'percent')} to {shown(bin_.high, 'percent')}: {shown(bin_.n, 'count')} images"
-        )
+    for bin_ in table.to_dict("records"):
+        height = 100.0 * bin_["n"] / most
+        x, width = PERCENT_AXIS.at(bin_["low"]), PERCENT_AXIS.at(bin_["high"] - bin_["low"])
         bars.append(
             tag(
                 "rect",
-                tag("title", title),
+                tag("title", _bin_words(bin_)),
                 x=pct(x),
                 y=pct(100 - height),
                 width=pct(width),
@@ -262,6 +282,11 @@ def _counts_under(table: pd.DataFrame) -> Markup:
     )
     base = tag("line", x1="0%", x2="100%", y1="100%", y2="100%", class_="base")
     return tag("svg", *bars, base, words, class_="counts", aria_hidden="true")
+
+
+def _bin_words(bin_: Mapping[Hashable, Any]) -> str:
+    ends = f"{shown(bin_['low'], 'percent')} to {shown(bin_['high'], 'percent')}"
+    return f"{ends}: {shown(bin_['n'], 'count')} images"
 
 
 def _line(points: Sequence[tuple[float, float]], class_: str, *, closed: bool = False) -> Markup:

@@ -36,8 +36,10 @@ class RunTables:
     label_version: str
     facts: Mapping[str, Any]
     """run.json."""
-    metrics: pd.DataFrame
-    """METRICS."""
+    numbers: Mapping[tuple[str, str, str | None], Number]
+    """METRICS by metric, subset and class (None: of the run)."""
+    summary: Mapping[str, Any]
+    """metrics.json; {} where it is not there."""
     curves: Mapping[str, pd.DataFrame]
     """Each file of curves/ by its name without the ending."""
     checks: Sequence[Mapping[str, Any]]
@@ -47,21 +49,31 @@ class RunTables:
 
     def number(self, metric: str, *, subset: str = "all", class_name: str | None = None) -> Number | None:
         """One number of the run, or of a class; None where the table has no such row."""
-        held = self.metrics
-        of_class = held["class_name"].isna() if class_name is None else held["class_name"] == class_name
-        rows = held[(held["metric"] == metric) & (held["subset"] == subset) & of_class]
-        if rows.empty:
-            return None
-        row = rows.iloc[0]
-        return Number(
-            float(row["value"]), float(row["ci_low"]), float(row["ci_high"]),
-            int(row["n_images"]), int(row["n_groups"]),
-        )  # fmt: skip
+        return self.numbers.get((metric, subset, class_name))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes of the closed set, in the order of the table."""
+        return tuple(dict.fromkeys(c for m, _, c in self.numbers if m == "sensitivity" and c is not None))
+
+    @property
+    def has_cases(self) -> bool:
+        return any(subset == "cases" for _, subset, _ in self.numbers)
 
     def curve(self, name: str) -> pd.DataFrame | None:
         """A table of curves/; None where there is none or it is empty."""
         table = self.curves.get(name)
         return None if table is None or table.empty else table
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name."""
+        return str(self.facts.get("checkpoint", {}).get("name", self.folder.name))
+
+    @property
+    def group_unit(self) -> str:
+        """What an interval draws: patients, lesions, cases or images."""
+        return str(self.summary.get("group_unit", "groups"))
 
     @property
     def is_synthetic(self) -> bool:
@@ -95,13 +107,22 @@ def read_run_tables(run_folder: Path, *, label_version: str) -> RunTables:
         )
     metrics, _ = io.read_parquet(labelled / "metrics.parquet")
     tables.check(metrics, tables.METRICS, where=str(labelled / "metrics.parquet"))
-    checks, quarantine = labelled / "checks.json", run_folder / "quarantine.parquet"
+    checks, summary = labelled / "checks.json", labelled / "metrics.json"
+    quarantine = run_folder / "quarantine.parquet"
     return RunTables(
         folder=run_folder,
         label_version=label_version,
         facts=io.read_json(run_folder / "run.json"),
-        metrics=metrics,
+        numbers=_numbers(metrics),
+        summary=io.read_json(summary) if summary.is_file() else {},
         curves={p.stem: io.read_parquet(p)[0] for p in sorted((labelled / "curves").glob("*.parquet"))},
         checks=io.read_json(checks) if checks.is_file() else [],
         quarantine=io.read_parquet(quarantine)[0] if quarantine.is_file() else pd.DataFrame(),
     )
+
+
+def _numbers(metrics: pd.DataFrame) -> dict[tuple[str, str, str | None], Number]:
+    classes = [name if isinstance(name, str) else None for name in metrics["class_name"]]
+    keys = zip(metrics["metric"], metrics["subset"], classes, strict=True)
+    columns = [metrics[name].tolist() for name in Number._fields]
+    return dict(zip(keys, map(Number._make, zip(*columns, strict=True)), strict=True))

@@ -1,9 +1,9 @@
-"""What each number is called, how it is written and what it means, in a line; docs/metrics.md says it in full.
+"""What each number is called, how it is written and what it means in a line. In full: docs/metrics.md.
 
 A test holds this list against docs/metrics.md: no number on a page is without a definition.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ddeval.report.rounding import Unit
@@ -78,22 +78,24 @@ MEASURES: dict[str, Measure] = {
         "Above 1 the class is named more often than it is labelled.",
         "neither",
     ),
-    "open_top_1_accuracy": Measure(
-        "Top-1, open set", "percent", "`other` may be answered too and is right only where it is the label."
-    ),
-    "open_top_3_accuracy": Measure(
-        "Top-3, open set", "percent", "The same among the three most likely classes."
-    ),
-    "open_top_5_accuracy": Measure(
-        "Top-5, open set", "percent", "The same among the five most likely classes."
-    ),
     "other_auroc": Measure(
-        "AUROC of `other`", "probability", "How well its probability ranks what is `other` first."
+        "AUROC of “other”", "probability", "How well its probability ranks what is “other” first."
     ),
     "other_sensitivity": Measure(
-        "Sensitivity for `other`", "percent", "Share of `other` images answered `other`."
+        "Sensitivity for “other”", "percent", "Share of “other” images answered “other”."
     ),
-    "other_ppv": Measure("PPV of `other`", "percent", "Share of the answers `other` that are right."),
+    "other_ppv": Measure("PPV of “other”", "percent", "Share of the answers “other” that are right."),
+    "target_right": Measure(
+        "Targets answered right",
+        "percent",
+        "Share of images of a target class that get the right answer, open set.",
+    ),
+    "target_wrong": Measure(
+        "Targets answered wrong", "percent", "Share of them that get the name of another target class.", "low"
+    ),
+    "target_deferred": Measure(
+        "Targets deferred", "percent", "Share of them that are answered “other”.", "neither"
+    ),
     "ece": Measure(
         "ECE, 15 bins",
         "probability",
@@ -128,6 +130,14 @@ MEASURES: dict[str, Measure] = {
         "Mean share of images answered wrongly over all coverages; 0.5 at worst.",
         "low",
     ),
+    "eaurc": Measure(
+        "E-AURC", "probability", "AURC less that of a perfect ranking at the same accuracy.", "low"
+    ),
+    "failure_auroc": Measure(
+        "AUROC of confidence",
+        "probability",
+        "Chance that a right answer is surer than a wrong one; 0.5 is chance.",
+    ),
     "coverage_at_risk_5": Measure(
         "Coverage at 5 % risk",
         "percent",
@@ -141,6 +151,13 @@ MEASURES: dict[str, Measure] = {
 }
 
 
+OPEN = "open_"
+"""Prefix of a measure over all images, where “other” is an answer like the rest."""
+
+
 def measure(name: str) -> Measure:
-    """The measure of that name; one this list does not know is shown under its own name with three decimals."""
-    return MEASURES.get(name, Measure(name.replace("_", " "), "probability", "", "neither"))
+    """The measure of that name, `open_` before it too; an unknown one keeps its name and three decimals."""
+    about = MEASURES.get(name) or MEASURES.get(name.removeprefix(OPEN))
+    if about is None:
+        return Measure(name.replace("_", " "), "probability", "", "neither")
+    return replace(about, title=f"{about.title}, open set") if name not in MEASURES else about

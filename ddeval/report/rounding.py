@@ -8,17 +8,19 @@ that a person reads (coordinates inside a figure are not read).
 import math
 from typing import Literal
 
-Unit = Literal["percent", "points", "probability", "signed", "count", "p_value", "ratio"]
+Unit = Literal["percent", "points", "distance", "probability", "signed", "count", "p_value", "ratio"]
 """How a value in the tables is meant.
 
 percent: a share in 0..1, shown times 100. points: a difference of two shares, shown times 100 with its
-sign. probability: three decimals as it is. signed: the same with its sign. count: whole, with commas.
-p_value: three decimals, never 0. ratio: two decimals and a times sign.
+sign. distance: the size of such a difference. probability: three decimals as it is. signed: the same
+with its sign. count: whole, with commas. p_value: three decimals, never 0. ratio: two decimals.
 """
 
 NBSP = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
-SUFFIX = {"percent": f"{NBSP}%", "points": f"{NBSP}points", "ratio": f"{NBSP}×"}
+SUFFIX = {"percent": f"{NBSP}%", "points": f"{NBSP}points", "distance": f"{NBSP}points", "ratio": f"{NBSP}×"}
+DECIMALS = {"count": 0, "percent": 1, "points": 1, "distance": 1, "ratio": 2}
+"""Of what is shown; 3 where not named."""
 
 
 def rounded(value: float, unit: Unit) -> str:
@@ -27,16 +29,22 @@ def rounded(value: float, unit: Unit) -> str:
     >>> rounded(0.7364, "percent"), rounded(-0.004, "points"), rounded(0.9674, "probability")
     ('73.6', '−0.4', '0.967')
     """
-    if unit == "count":
-        return f"{value:,.0f}".replace("-", MINUS)
     if unit == "p_value" and 0 <= value < 0.0005:
         return "< 0.001"
-    scale = 100 if unit in ("percent", "points") else 1
-    decimals = {"percent": 1, "points": 1, "ratio": 2}.get(unit, 3)
-    text = f"{abs(value) * scale:.{decimals}f}"
+    scale = 100 if unit in ("percent", "points", "distance") else 1
+    text = f"{abs(value) * scale:,.{DECIMALS.get(unit, 3)}f}"
     is_zero = not text.strip("0.")  # −0.04 points is 0.0: no sign before a zero
     sign = MINUS if value < 0 else "+" if unit in ("points", "signed") else ""
-    return text if is_zero else sign + text
+    return text if is_zero or unit == "distance" else sign + text
+
+
+def shown_tick(value: float, unit: Unit) -> str:
+    """A round value as the label of an axis: without the unit, which the title of the axis has.
+
+    >>> shown_tick(0.2, "percent"), shown_tick(0.025, "percent")
+    ('20', '2.5')
+    """
+    return rounded(value, unit).removesuffix("0").removesuffix(".")
 
 
 def shown(value: float | None, unit: Unit, *, n: int | None = None) -> str:

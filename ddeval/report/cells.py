@@ -1,0 +1,141 @@
+"""Tables of a page from tables on disk: which number stands in which cell, in words.
+
+Every section uses these; none of them changes a number.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ddeval.report.components import Cell, Column, Table
+from ddeval.report.inputs import UNKNOWN, Number, RunTables
+from ddeval.report.measures import MEASURES, measure
+from ddeval.report.rounding import Unit, is_undefined, shown, shown_interval
+
+BIASED_UP = ("ece", "ece_equal_mass", "mce", "classwise_ece", "smooth_ece")
+"""These have no interval; `<name>_floor_low`, `_floor_high` are what a perfectly calibrated model shows."""
+
+UNITS: dict[str, Unit] = {
+    "coverage": "percent", "risk": "percent", "generalized_risk": "percent", "share": "percent",
+    "share_of_label": "percent", "share_of_errors": "percent", "confidence": "percent", "accuracy": "percent",
+    "n_images": "count", "n_groups": "count", "n_answered": "count", "n": "count", "rank": "count",
+    "p_value": "p_value", "temperature": "probability",
+}  # fmt: skip
+"""How a column of a curve is written, where it is not a measure; three decimals where not named."""
+
+
+def estimates_table(run: RunTables, names: Sequence[str], *, id: str, caption: str, note: str = "") -> Table:
+    """Metrics as rows; value, interval and n by photograph, and by case where there are any."""
+    subsets = ("all", "cases") if run.has_cases else ("all",)
+    rows = []
+    for name in names:
+        if any(run.number(name, subset=subset) for subset in subsets):
+            about = measure(name)
+            row = [Cell(about.title, title=about.meaning)]
+            for subset in subsets:
+                row += _estimate_cells(run, name, subset)
+            rows.append(row)
+    each = [Column("value"), Column("95 % interval"), Column("n")]
+    return Table(
+        id,
+        caption,
+        [Column("Measure", is_number=False), *each * len(subsets)],
+        rows,
+        is_sortable=False,
+        note=note,
+        groups=[("", 1), ("Photographs", 3), *([("Cases", 3)] if run.has_cases else [])],
+    )
+
+
+def perfect_band(run: RunTables, name: str, *, subset: str = "all") -> str:
+    """What a perfectly calibrated model shows at this n, 5 to 95 %; empty where it was not simulated."""
+    low, high = (run.number(f"{name}_floor_{end}", subset=subset) or UNKNOWN for end in ("low", "high"))
+    return shown_interval(low.value, high.value, measure(name).unit)
+
+
+def number_cell(number: Number | None, unit: Unit) -> Cell:
+    """A value above its interval."""
+    held = number or UNKNOWN
+    return Cell(
+        shown(held.value, unit, n=held.n_images),
+        sub=shown_interval(held.ci_low, held.ci_high, unit),
+        sort=sort_key(held.value),
+    )
+
+
+def frame_table(
+    frame: pd.DataFrame, *, id: str, caption: str, is_folded: bool = False, is_filterable: bool = False
+) -> Table:
+    """A table as it stands, each column written as the measure of its name is."""
+    columns = [Column(_title(name), is_number=pd.api.types.is_numeric_dtype(frame[name])) for name in frame]
+    rows = [
+        [_plain_cell(value, str(name)) for value, name in zip(row, frame.columns, strict=True)]
+        for row in frame.itertuples(index=False)
+    ]
+    return Table(id, caption, columns, rows, is_folded=is_folded, is_filterable=is_filterable)
+
+
+def facts_table(facts: Mapping[str, Any], *, id: str, caption: str) -> Table:
+    """Nested facts as one row each, named by their path."""
+    rows = [[Cell(name), Cell(text)] for name, text in flat(facts)]
+    columns = [Column("Name", is_number=False), Column("Value", is_number=False)]
+    return Table(id, caption, columns, rows, is_filterable=True, is_folded=True)
+
+
+def flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
+    """Leaves of nested facts with their path: `checkpoint.sha256`."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and not any(isinstance(v, Mapping) for v in value):
+        yield name, ", ".join(str(v) for v in value)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from flat(inner, f"{name}.{i}")
+    else:
+        yield name, "" if value is None else str(value)
+
+
+def sort_key(value: float) -> float | None:
+    """What a cell is sorted by; None where it is undefined, which sorts last."""
+    return None if is_undefined(value) else float(value)
+
+
+def thinned(frame: pd.DataFrame, n_rows: int) -> pd.DataFrame:
+    """About so many rows, evenly spread, the last always."""
+    step = max(1, -(-len(frame) // n_rows))
+    return frame.iloc[sorted({*range(0, len(frame), step), len(frame) - 1})] if len(frame) else frame
+
+
+def _estimate_cells(run: RunTables, name: str, subset: str) -> list[Cell]:
+    about, number = measure(name), run.number(name, subset=subset)
+    if number is None:
+        return [Cell("–"), Cell(""), Cell("")]
+    interval = shown_interval(number.ci_low, number.ci_high, about.unit)
+    if name in BIASED_UP and (band := perfect_band(run, name, subset=subset)):
+        interval = f"perfect: {band}"
+    return [
+        Cell(shown(number.value, about.unit, n=number.n_images), sort=sort_key(number.value)),
+        Cell(interval),
+        Cell(
+            shown(number.n_images, "count"),
+            sort=number.n_images,
+            title=f"of {shown(number.n_groups, 'count')} {run.group_unit}",
+        ),
+    ]
+
+
+def _title(name: object) -> str:
+    text = str(name)
+    return MEASURES[text].title if text in MEASURES else text.replace("_", " ")
+
+
+def _plain_cell(value: Any, name: str) -> Cell:
+    if value is None or isinstance(value, str):
+        return Cell(value or "")
+    if isinstance(value, bool | np.bool_):
+        return Cell("yes" if value else "no")
+    unit = MEASURES[name].unit if name in MEASURES else UNITS.get(name, "probability")
+    return Cell(shown(float(value), unit), sort=sort_key(float(value)))

@@ -1,0 +1,134 @@
+"""Evidence: the cases behind the numbers, the checks of the data, and what everything was made from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ddeval.report.cells import facts_table, frame_table
+from ddeval.report.components import (
+    Block,
+    Card,
+    Cell,
+    Column,
+    Definitions,
+    Fact,
+    Facts,
+    Gallery,
+    Photo,
+    Section,
+    Table,
+    Text,
+    Tone,
+    missing,
+)
+from ddeval.report.inputs import RunTables
+from ddeval.report.measures import MEASURES
+from ddeval.report.rounding import shown
+
+PHOTOS_LEFT_OUT = (
+    "Patients’ photographs are left out of this file. Add --photos to the command to put them in."
+)
+ANSWERS: dict[str, tuple[str, Tone]] = {
+    "passed": ("✓ passed", "good"),
+    "failed": ("✕ failed", "bad"),
+    "not_applicable": ("not applicable", "plain"),
+}
+
+
+def errors_section(run: RunTables, *, has_photos: bool) -> Section:
+    """The errors the model was surest of."""
+    table = run.curve("gallery")
+    if table is None:
+        return missing("errors", "Confident errors", "None: every photograph was answered as it is labelled.")
+    cards = []
+    for row in table.to_dict("records"):
+        label, predicted, image_id = (str(row[name]) for name in ("label", "predicted", "image_id"))
+        thumbnail = row["thumbnail"] if has_photos and isinstance(row["thumbnail"], str) else None
+        alt = f"{image_id}: labelled {label}, answered {predicted}"
+        photo = Photo(image_id, alt, run.photo(thumbnail) if thumbnail else "")
+        lines = (
+            ("labelled", label),
+            ("answered", predicted),
+            ("confidence", shown(row["confidence"], "percent")),
+            ("image", image_id),
+        )
+        cards.append(Card((photo,), lines, filters=f"{label} → {predicted} {image_id}"))
+    gallery = Gallery(
+        "errors-gallery",
+        "Where the model was surest and the label says otherwise",
+        "Surest first. Some are errors of the model and some of the label: both are found by looking here.",
+        cards,
+        note=f"The {shown(len(cards), 'count')} surest errors.",
+        left_out="" if has_photos else PHOTOS_LEFT_OUT,
+    )
+    return Section("errors", "Confident errors", (gallery,))
+
+
+def evidence_section(run: RunTables, *, looks: Sequence[Mapping[str, Any]]) -> Section:
+    """What the numbers rest on: checks, what was left out, inputs, looks at the test split."""
+    facts, summary = run.facts, run.summary
+    checkpoint, manifest = facts.get("checkpoint", {}), facts.get("manifest", {})
+    blocks: list[Block] = [
+        Facts(
+            [
+                Fact("Checkpoint", str(checkpoint.get("sha256") or "not hashed"), is_code=True),
+                Fact("Manifest", str(manifest.get("sha256") or "not hashed"), is_code=True),
+                Fact("Run folder", run.folder.name, is_code=True),
+                Fact("Not scored", shown(summary.get("n_quarantined"), "count")),
+                Fact("Without a label", shown(summary.get("n_unlabelled"), "count")),
+            ],
+            title="What the numbers were made from",
+        )
+    ]
+    blocks += [Text(str(note), style="note") for note in summary.get("notes", [])]
+    if run.checks:
+        blocks.append(checks_table(run.checks))
+    else:
+        blocks.append(
+            Text("Data checks: not run. Run them with: ddeval data check MANIFEST.", style="missing")
+        )
+    if len(run.quarantine):
+        caption = "Quarantine: rows of the manifest that could not be scored"
+        blocks.append(frame_table(run.quarantine, id="quarantine", caption=caption))
+    blocks.append(
+        looks_table(looks) if looks else Text("Looks at this split: none recorded.", style="missing")
+    )
+    blocks.append(facts_table(facts, id="inputs", caption="Every input, setting and version (run.json)"))
+    return Section("evidence", "Evidence", blocks)
+
+
+def definition_section() -> Section:
+    """Every measure in a line."""
+    items = [(about.title, about.meaning) for about in MEASURES.values()]
+    lead = (
+        "With conventions and sources: docs/metrics.md. Open set: over all photographs, “other” among them."
+    )
+    return Section("definitions", "Definitions", (Definitions(items),), lead=lead)
+
+
+def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
+    """Data checks by code; one that does not apply is not called passed."""
+    rows = []
+    for check in checks:
+        answer, tone = ANSWERS.get(check["status"], (str(check["status"]), "plain"))
+        rows.append(
+            [
+                Cell(str(check["code"])),
+                Cell(str(check["title"])),
+                Cell(answer, tone=tone),
+                Cell(str(check.get("message") or "")),
+            ]
+        )
+    columns = [Column(title, is_number=False) for title in ("Check", "Would be wrong", "Answer", "Found")]
+    return Table("checks", "Data checks", columns, rows)
+
+
+def looks_table(looks: Sequence[Mapping[str, Any]]) -> Table:
+    """The ledger: each time numbers of this split were made."""
+    rows = [
+        [Cell(str(look.get(name, ""))) for name in ("time", "run", "labels")]
+        for look in sorted(looks, key=lambda look: str(look.get("time", "")))
+    ]
+    columns = [Column(title, is_number=False) for title in ("Time", "Run", "Labels")]
+    n = shown(len(looks), "count")
+    caption = f"Looks at this split: {n}. What is looked at often is slowly fitted to"
+    return Table("looks", caption, columns, rows, is_folded=True, is_filterable=True)
