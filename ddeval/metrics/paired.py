@@ -1,0 +1,353 @@
+"""Paired comparison: is this checkpoint better than that one, on the same images, for the same patients?
+
+One stream of resamples serves every run and metric, so that a difference is taken within a resample
+and what the runs share cancels. Two overlapping intervals are not a test; the interval of the
+difference is. Which runs may be compared is decided before (same images, labels and classes): the
+arrays here are already aligned.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, check_labels_and_probs
+from ddeval.metrics.discrimination import label_ranks
+from ddeval.metrics.readings import Reading, case_codes, case_rows, checked_names, joined_groups, readings_of
+from ddeval.metrics.resampling import (
+    CONFIDENCE_LEVEL,
+    N_RESAMPLES,
+    group_codes,
+    group_weights,
+    percentile_interval,
+    weighed,
+)
+from ddeval.metrics.summary import measure_of
+
+POWER = 0.8
+"""Chance with which the minimum detectable effect would be found."""
+
+LOWER_IS_BETTER = ("nll", "brier_score", "aurc", "augrc", "target_wrong", "calibration_gap")
+
+
+class Comparison(NamedTuple):
+    """Several runs on the same images."""
+
+    values: pd.DataFrame
+    """`run, metric, subset, value, ci_low, ci_high, n_undefined`: each run on its own."""
+    differences: pd.DataFrame
+    """`run, baseline, metric, subset, difference` (run - baseline), `ci_low, ci_high, se, p_value,
+    p_holm, minimum_detectable, n_undefined`, a row a pair and metric."""
+    mcnemar: pd.DataFrame
+    """`run, baseline, n_only_run, n_only_baseline` (right alone), `p_value` (exact), `se_paired`,
+    `se_unpaired`: counts images as if each were a patient."""
+    best: pd.DataFrame
+    """`metric, subset, run, shortfall` (how far below the best it may lie) and `is_in_best_set`."""
+    n_images: int
+    n_groups: int
+
+
+def compare(
+    labels: Labels,
+    probs_by_run: Mapping[str, Probs],
+    *,
+    groups: npt.NDArray[Any],
+    rng: np.random.Generator,
+    baseline: str | None = None,
+    class_names: Sequence[str] | None = None,
+    other_class: str | None = None,
+    case_ids: npt.NDArray[Any] | None = None,
+    n_resamples: int = N_RESAMPLES,
+    confidence_level: float = CONFIDENCE_LEVEL,
+) -> Comparison:
+    """Differences between runs with intervals over groups, adjusted p-values, and the set of the best.
+
+    The interval of a difference is the percentile interval of the paired differences; the p-value is
+    twice the smaller share of resamples on either side of 0, each side counted with the value itself
+    ((1 + n) / (1 + B)), so it is below 1 - `confidence_level` exactly where the interval leaves out 0
+    (to a resample). Holm adjusts over the pairs of one metric. The minimum detectable effect is the
+    difference that would be found in 80 % of such samples. NaN where a metric is undefined.
+
+    A run is in the best set of a metric unless some other run is better by more than chance allows for
+    the largest of all pairs at once (max-T over the same resamples).
+
+    Parameters
+    ----------
+    labels : int array of shape (N,)
+    probs_by_run : mapping of run name to float array of shape (N, K)
+        Two or more runs, the same classes in the same order.
+    groups : array of shape (N,)
+    rng : numpy Generator
+    baseline : str, optional
+        Every other run is compared with this one; without it every pair is, the later with the earlier.
+    class_names, other_class, case_ids
+        As in `ddeval.metrics.summary.summarise`.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two runs, an unknown baseline, or arrays that do not fit.
+
+    References
+    ----------
+    Holm (1979); Hsu (1996), Multiple Comparisons; McNemar (1947).
+    """
+    runs = list(probs_by_run)
+    if len(runs) < 2:
+        raise ValueError(f"a comparison needs two runs or more, got {len(runs)}")
+    if baseline is not None and baseline not in runs:
+        raise ValueError(f"baseline {baseline!r} is not one of {', '.join(runs)}")
+    if not 0.0 < confidence_level < 1.0:
+        raise ValueError(f"confidence_level must lie between 0 and 1, got {confidence_level}")
+    checked = {run: check_labels_and_probs(labels, probs)[1] for run, probs in probs_by_run.items()}
+    widths = {probs.shape[1] for probs in checked.values()}
+    if len(widths) > 1:
+        raise ValueError(f"runs have {sorted(widths)} classes; compare runs of one class list")
+    labels = np.asarray(labels, dtype=np.int64)
+    (width,) = widths
+    names = checked_names(class_names or [str(k) for k in range(width)], other_class, width)
+
+    group_of, n_groups = group_codes(groups)
+    case_of = None if case_ids is None else case_codes(case_ids)
+    if case_of is not None:
+        group_of, n_groups = joined_groups(group_of, case_of)
+    readings = {run: _readings(labels, probs, names, other_class, case_of) for run, probs in checked.items()}
+    replicates, values = _replicates(readings, group_of, n_groups, rng=rng, n_resamples=n_resamples)
+
+    pairs = (
+        [(run, baseline) for run in runs if run != baseline]
+        if baseline is not None
+        else [(later, earlier) for earlier, later in combinations(runs, 2)]
+    )
+    keys = list(values[runs[0]])
+    return Comparison(
+        values=_value_rows(values, replicates, keys, confidence_level),
+        differences=_difference_rows(values, replicates, keys, pairs, confidence_level),
+        mcnemar=pd.DataFrame([_mcnemar(labels, checked, names, other_class, pair) for pair in pairs]),
+        best=_best_rows(values, replicates, keys, runs, confidence_level),
+        n_images=len(labels),
+        n_groups=n_groups,
+    )
+
+
+def holm(p_values: npt.ArrayLike) -> Floats:
+    """Holm's step-down adjusted p-values, NaN where the p-value is NaN (and not counted in the family).
+
+    Examples
+    --------
+    >>> [round(float(p), 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    order = np.argsort(p)[: int(np.isfinite(p).sum())]  # NaN sorts last
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def flips(labels: Labels, probs_a: Probs, probs_b: Probs) -> npt.NDArray[np.int64]:
+    """+1 where run a is right and b wrong, -1 the other way round, 0 where they agree; shape (N,)."""
+    a, b = (label_ranks(labels, probs) == 0 for probs in (probs_a, probs_b))
+    result: npt.NDArray[np.int64] = a.astype(np.int64) - b.astype(np.int64)
+    return result
+
+
+Key = tuple[str, str]
+"""Subset and metric."""
+Replicates = dict[str, dict[Key, Floats]]
+"""Run -> key -> value in each resample, (B,)."""
+
+
+def _readings(
+    labels: Labels,
+    probs: Probs,
+    names: tuple[str, ...],
+    other_class: str | None,
+    case_of: npt.NDArray[np.intp] | None,
+) -> list[Reading]:
+    other = None if other_class is None else names.index(other_class)
+    readings = readings_of(Reading("all", "", labels, probs, np.arange(len(labels)), names, other))
+    if case_of is not None and case_of.max() + 1 < len(labels):
+        image_of, case_labels, case_probs, _ = case_rows(labels, probs, case_of)
+        readings += readings_of(Reading("cases", "", case_labels, case_probs, image_of, names, other))
+    return readings
+
+
+def _replicates(
+    readings: Mapping[str, Sequence[Reading]],
+    group_of: npt.NDArray[np.intp],
+    n_groups: int,
+    *,
+    rng: np.random.Generator,
+    n_resamples: int,
+) -> tuple[Replicates, dict[str, dict[Key, float]]]:
+    """Every scalar metric of every run, in each resample and on the data as given."""
+    measures = {run: [(r, measure_of(r)) for r in of_run] for run, of_run in readings.items()}
+
+    def measure_all(weights: Weights) -> Replicates:
+        return {
+            run: {
+                (reading.subset, name): numbers
+                for reading, measure in of_run
+                for name, numbers in measure(weights.T[reading.image_of].T).items()
+                if numbers.ndim == 1
+            }
+            for run, of_run in measures.items()
+        }
+
+    drawn = list(weighed(measure_all, group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)))
+    replicates = {
+        run: {key: np.concatenate([block[run][key] for block in drawn]) for key in drawn[0][run]}
+        for run in measures
+    }
+    point = measure_all(np.ones((1, len(group_of))))
+    values = {run: {key: float(v[0]) for key, v in of_run.items()} for run, of_run in point.items()}
+    return replicates, values
+
+
+def _value_rows(
+    values: Mapping[str, Mapping[Key, float]],
+    replicates: Replicates,
+    keys: Sequence[Key],
+    confidence_level: float,
+) -> pd.DataFrame:
+    rows = []
+    for run, of_run in replicates.items():
+        for subset, metric in keys:
+            low, high, n_undefined = percentile_interval(
+                of_run[subset, metric][:, None], confidence_level=confidence_level
+            )
+            row = {"run": run, "metric": metric, "subset": subset, "value": values[run][subset, metric]}
+            rows.append(row | {"ci_low": low[0], "ci_high": high[0], "n_undefined": int(n_undefined[0])})
+    return pd.DataFrame(rows)
+
+
+def _difference_rows(
+    values: Mapping[str, Mapping[Key, float]],
+    replicates: Replicates,
+    keys: Sequence[Key],
+    pairs: Sequence[tuple[str, str]],
+    confidence_level: float,
+) -> pd.DataFrame:
+    rows = []
+    reach = stats.norm.ppf(1 - (1 - confidence_level) / 2) + stats.norm.ppf(POWER)
+    for key in keys:
+        of_key = []
+        for run, base in pairs:
+            drawn = replicates[run][key] - replicates[base][key]
+            low, high, n_undefined = percentile_interval(drawn[:, None], confidence_level=confidence_level)
+            se = _deviation(drawn)
+            of_key.append(
+                {
+                    "run": run,
+                    "baseline": base,
+                    "metric": key[1],
+                    "subset": key[0],
+                    "difference": values[run][key] - values[base][key],
+                    "ci_low": low[0],
+                    "ci_high": high[0],
+                    "se": se,
+                    "p_value": _p_value(drawn),
+                    "minimum_detectable": reach * se,
+                    "n_undefined": int(n_undefined[0]),
+                }
+            )
+        for row, p in zip(of_key, holm([row["p_value"] for row in of_key]), strict=True):
+            rows.append(row | {"p_holm": float(p)})
+    return pd.DataFrame(rows)
+
+
+def _p_value(drawn: Floats) -> float:
+    """Two-sided, from the share of resamples at or beyond 0; NaN where no resample has a value."""
+    drawn = drawn[np.isfinite(drawn)]
+    if not drawn.size:
+        return float("nan")
+    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    return float(min(1.0, 2 * (1 + tail) / (1 + drawn.size)))
+
+
+def _deviation(drawn: Floats) -> float:
+    drawn = drawn[np.isfinite(drawn)]
+    return float(drawn.std(ddof=1)) if drawn.size > 1 else float("nan")
+
+
+def _best_rows(
+    values: Mapping[str, Mapping[Key, float]],
+    replicates: Replicates,
+    keys: Sequence[Key],
+    runs: Sequence[str],
+    confidence_level: float,
+) -> pd.DataFrame:
+    rows = []
+    for key in keys:
+        sign = -1.0 if key[1].removeprefix("open_") in LOWER_IS_BETTER else 1.0
+        point = sign * np.array([values[run][key] for run in runs])
+        drawn = sign * np.stack([replicates[run][key] for run in runs])  # (R, B)
+        if key[1].endswith("calibration_gap"):  # nearest to 0 is best, whichever side it lies on
+            point, drawn = -np.abs(point), -np.abs(drawn)
+        ahead = point[None, :] - point[:, None]  # [i, j]: by how much run j is ahead of i
+        spread = (drawn[None, :, :] - drawn[:, None, :]) - ahead[:, :, None]  # (R, R, B)
+        se = (
+            np.sqrt(np.nanmean(spread**2, axis=2))
+            if np.isfinite(spread).any()
+            else np.full_like(ahead, np.nan)
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            largest = np.nanmax(np.where(se[:, :, None] > 0, spread / se[:, :, None], -np.inf), axis=(0, 1))
+        critical = (
+            float(np.quantile(largest[np.isfinite(largest)], confidence_level))
+            if np.isfinite(largest).any()
+            else 0.0
+        )
+        certain = ahead - critical * se
+        np.fill_diagonal(certain, 0.0)
+        for i, run in enumerate(runs):
+            shortfall = (
+                float(np.max((ahead + critical * se)[i].clip(min=0))) if np.isfinite(point[i]) else np.nan
+            )
+            in_set = bool(not (certain[i] > 0).any()) if np.isfinite(point[i]) else False
+            rows.append(
+                {
+                    "metric": key[1],
+                    "subset": key[0],
+                    "run": run,
+                    "shortfall": shortfall,
+                    "is_in_best_set": in_set,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _mcnemar(
+    labels: Labels,
+    probs_by_run: Mapping[str, Probs],
+    names: tuple[str, ...],
+    other_class: str | None,
+    pair: tuple[str, str],
+) -> dict[str, Any]:
+    """Exact McNemar test of top-1 in the closed set, and both standard errors of the difference."""
+    run, base = pair
+    right = []
+    for name in pair:
+        closed = _readings(labels, probs_by_run[name], names, other_class, None)[0]
+        right.append(label_ranks(closed.labels, closed.pred_probs) == 0)
+    a, b = right
+    n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
+    split = only_a + only_b
+    gain = (only_a - only_b) / n if n else np.nan
+    shares = (a.mean(), b.mean()) if n else (np.nan, np.nan)
+    return {
+        "run": run,
+        "baseline": base,
+        "n_only_run": only_a,
+        "n_only_baseline": only_b,
+        "p_value": float(stats.binomtest(only_a, split).pvalue) if split else 1.0,
+        "se_paired": float(np.sqrt((split / n - gain**2) / n)) if n else np.nan,
+        "se_unpaired": float(np.sqrt(sum(s * (1 - s) for s in shares) / n)) if n else np.nan,
+        "n_images": n,
+    }
