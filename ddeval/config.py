@@ -21,7 +21,7 @@ from ddeval.io import read_text
 MAX_CONFIG_BYTES = 1_000_000
 """A config is a page of text; a larger file is something else, or an attack on the parser."""
 
-NOT_SYSTEMS = {"conditions"}
+NOT_SYSTEMS = {"conditions", "conditions_public"}
 """Files of configs/ that do not describe a system."""
 
 BackboneName = Literal[
@@ -52,6 +52,8 @@ class ModelConfig(Section):
     """Side of the square the model sees, in pixels; the backbone's own where empty."""
     image_norm: Literal["imagenet", "siglip"] | None = None
     """Mean and standard deviation of the pixels; the backbone's own where empty."""
+    preprocessing: dict[str, Any] = {}
+    """What differs from the norm's own steps: resize (squash or shortest_edge), edge, resample, …"""
     feature_schema: str | None = None
     """Questionnaire schema; none is a model of photographs alone."""
     questionnaire_widths: tuple[Annotated[int, Field(ge=1)], ...] = (128, 64)

@@ -1,0 +1,1 @@
+"""Train: manifest, label overlay and config in; an artefact folder out."""

@@ -1,0 +1,71 @@
+"""Build: the network and the preprocessing that a config's `model:` section describes."""
+
+from typing import Any, NamedTuple
+
+from ddeval.config import ModelConfig
+from ddeval.data.images import Preprocessing
+from ddeval.errors import InputError
+from ddeval.models.backbones import BACKBONES, backbone_config, load_backbone
+from ddeval.models.fusion import Fusion
+
+
+class Built(NamedTuple):
+    """A network that has learnt nothing of the task yet, and what `write_artefact` needs to say of it."""
+
+    module: Fusion
+    model: dict[str, Any]
+    """The `model` of an artefact's config.json."""
+    preprocessing: Preprocessing
+
+
+def build(config: ModelConfig, *, n_classes: int, answers_width: int, where: str = "model") -> Built:
+    """The network of `config`, with pretrained weights unless it says `random`, and its preprocessing.
+
+    Raises an InputError for a key the backbone lacks, weights that cannot be had or do not fit, or
+    gradient checkpointing of a family that has none.
+    """
+    spec = BACKBONES[config.backbone]
+    try:
+        backbone = backbone_config(
+            config.backbone, image_size=config.image_size, changes=config.backbone_config
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{where}.backbone_config", str(error), expected="keys of the family", todo="Correct the key."
+        ) from None
+    model: dict[str, Any] = {
+        "backbone": config.backbone,
+        "backbone_config": backbone,
+        "answers_width": answers_width,
+        "questionnaire_widths": list(config.questionnaire_widths) if answers_width else [],
+        "head_width": config.head_width,
+        "dropout": config.dropout,
+    }
+    network = load_backbone(backbone, config.weights, revision=config.revision, where=f"{where}.weights")
+    if config.gradient_checkpointing:
+        if not network.supports_gradient_checkpointing:
+            raise InputError(
+                f"{where}.gradient_checkpointing",
+                f"true for {config.backbone}",
+                expected="a SigLIP backbone; the others have none in transformers",
+                todo="Set it to false.",
+            )
+        network.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+    arguments = {key: value for key, value in model.items() if key != "backbone"}
+    module = Fusion(n_classes=n_classes, backbone=network, **arguments)
+    size = backbone.get("image_size") or config.image_size or spec.size
+    return Built(module, model, preprocessing_of(config, size))
+
+
+def preprocessing_of(config: ModelConfig, size: int) -> Preprocessing:
+    """How the network wants its images: the defaults of its norm, and what `preprocessing:` changes."""
+    norm = config.image_norm or BACKBONES[config.backbone].image_norm
+    standard = Preprocessing.for_norm(norm, size)
+    try:
+        return Preprocessing.from_dict(standard.to_dict() | config.preprocessing)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            "model.preprocessing", str(error), expected="size, resize, edge, resample, …", todo="Correct it."
+        ) from None

@@ -1,0 +1,257 @@
+"""Training: one readable loop from config and manifest to an artefact folder.
+
+Every epoch draws from a seed made of the run's seed and its own number, so a run that was killed goes on
+from its last finished epoch with the same losses. The epoch with the best validation top-1 is the
+artefact; the last one is kept beside it, in `training/`.
+"""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ddeval.config import Config, ModelConfig, TrainConfig, config_file
+from ddeval.data.manifest import manifest_sha256, read_manifest
+from ddeval.data.overlay import Overlay
+from ddeval.data.questionnaire import FeatureSchema, read_schema
+from ddeval.errors import InputError
+from ddeval.models.artefact import write_artefact
+from ddeval.models.build import build
+from ddeval.models.device import DeviceName, choose_device
+from ddeval.models.fusion import Fusion
+from ddeval.train import state
+from ddeval.train.dataset import Images, build_dataset, class_shares, epoch_rows
+from ddeval.train.optimiser import WeightAverage, parameter_groups, rate_factor
+from ddeval.train.step import Part, Stepper
+from ddeval.train.validation import validate
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Called with a label and the number of images; gives a function to call with each number just done."""
+
+
+class TrainResult(NamedTuple):
+    """What a training run left behind."""
+
+    folder: Path
+    """The artefact: the best epoch."""
+    best: dict[str, Any]
+    """Its epoch (from 1) and its numbers on the validation split."""
+    curve: pd.DataFrame
+    """One row an epoch, as in curve.jsonl."""
+    n_train: int
+    n_val: int
+    left_out: dict[str, int]
+    """Why images of train and val were not used -> how many."""
+
+
+@contextlib.contextmanager
+def silent(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    yield lambda n: None
+
+
+def train(
+    config: Config,
+    manifest: Path,
+    out: Path,
+    *,
+    overlay: Overlay | None = None,
+    image_roots: Sequence[Path] = (),
+    device: DeviceName = "auto",
+    config_path: Path | None = None,
+    progress: Progress = silent,
+    note: Callable[[str], None] = lambda line: None,
+) -> TrainResult:
+    """Train the system of `config` on the splits train and val of `manifest`; write its artefact to `out`.
+
+    A run that `out` holds unfinished is gone on with; a finished one is returned as it is.
+
+    Parameters
+    ----------
+    overlay : Overlay, optional
+        Vetted labels of train or val.
+    image_roots : paths
+        Where images may lie; the manifest's folder where empty.
+    config_path : Path, optional
+        File of the config: the questionnaire schema it names is looked up beside it too.
+    progress, note : callables
+        Told the number of images just learnt from; told each sentence worth showing.
+
+    Raises
+    ------
+    InputError
+        For data that cannot be learnt from, a run begun with other settings, a loss that is not finite
+        (the batch is named and the best epoch so far stays), or too little GPU memory (the batch size
+        that fits is named).
+    """
+    model, recipe = _sections(config)
+    on = choose_device(device)
+    schema = _schema(model, config_path)
+
+    # data
+    frame = read_manifest(manifest)
+    data = build_dataset(
+        frame,
+        recipe,
+        image_roots=list(image_roots) or [manifest.parent],
+        class_names=config.classes,
+        other_class=config.other_class,
+        schema=schema,
+        overlay=overlay,
+        where=str(manifest),
+    )
+    inputs = {
+        "config": config.model_dump(mode="json", exclude={"artefact", "manifest"}),
+        "schema": schema.to_dict() if schema else None,
+        "manifest_sha256": manifest_sha256(frame),
+        "labels": {"version": data.labels_version, "sha256": overlay.sha256 if overlay else None},
+        "device": on.device.type,
+    }
+    run = state.begin(out, inputs)
+    seed_everything(recipe.seed, 0)
+    built = build(model, n_classes=len(data.class_names), answers_width=schema.width if schema else 0)
+    with progress("decoding", len(data.sources)) as tick:
+        images = Images(
+            data.sources,
+            built.preprocessing,
+            cache_bytes=recipe.cache_gb * 2**30,
+            workers=recipe.workers,
+            tick=tick,
+        )
+
+    # model and optimiser
+    module = built.module.to(on.device)
+    if recipe.channels_last:
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    groups = parameter_groups(module, recipe)
+    rates = [group["lr"] for group in groups]
+    optimiser = torch.optim.AdamW(groups)
+    stepper = Stepper(
+        module,
+        optimiser,
+        data,
+        recipe,
+        preprocessing=built.preprocessing,
+        shares=class_shares(data, recipe),
+        on=on,
+    )
+    average = WeightAverage(module, recipe.ema_decay) if recipe.ema_decay else None
+    n_done = state.resume(run, module, optimiser, stepper.scaler, average)
+
+    # loop
+    n_images = len(epoch_rows(data, recipe, np.random.default_rng(0)))
+    n_steps = -(-n_images // (recipe.batch_size * recipe.accumulate))  # of an epoch
+    said = [on.note, f"{n_images:,} images an epoch, {len(data.val_rows):,} to validate; {on.device.type}"]
+    for line in filter(None, said):
+        note(line)
+    with progress("training", n_images * (recipe.epochs - n_done)) as tick:
+        for epoch in range(n_done, recipe.epochs):
+            began = time.monotonic()
+            rng = seed_everything(recipe.seed, epoch + 1)
+            freeze(module, is_frozen=epoch < recipe.frozen_epochs)
+            batches = images.batches(epoch_rows(data, recipe, rng), recipe.batch_size)
+            losses = []
+            for i, parts in enumerate(_grouped(batches, recipe.accumulate)):
+                factor = rate_factor(
+                    epoch * n_steps + i,
+                    n_steps=recipe.epochs * n_steps,
+                    n_frozen=recipe.frozen_epochs * n_steps,
+                    n_warmup=round(recipe.warmup_epochs * n_steps),
+                )
+                for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                where = f"{out} epoch {epoch + 1} batch {i + 1}"
+                losses.append(stepper.take(parts, seed=int(rng.integers(2**31)), where=where))
+                if average:
+                    average.update(module)
+                tick(sum(len(rows) for rows, _, _ in parts))
+
+            kept = average.state if average else module.state_dict()
+            metrics = validate(stepper, kept, images, data)
+            run.curve.append({"epoch": epoch + 1, "train_loss": float(np.mean(losses)), **metrics})
+            if run.best is None or metrics["top_1_accuracy"] > run.best["top_1_accuracy"]:
+                run.best = {"epoch": epoch + 1, **metrics}
+                write_artefact(
+                    out,
+                    state=kept,
+                    name=config.name,
+                    model=built.model,
+                    preprocessing=built.preprocessing,
+                    class_names=data.class_names,
+                    other_class=config.other_class,
+                    schema=schema,
+                    metrics={"split": "val", "n_images": len(data.val_rows), **run.best},
+                    provenance=inputs | {"versions": state.versions()},
+                )
+            state.save(run, module, optimiser, stepper.scaler, average)
+            note(_epoch_line(run, recipe, n_images, time.monotonic() - began))
+
+    if run.best is None:
+        raise AssertionError("a run has at least one epoch")
+    unreadable = {"unreadable": len(images.failures)} if images.failures else {}
+    return TrainResult(
+        out,
+        run.best,
+        state.read_curve(out),
+        len(data.train_rows),
+        len(data.val_rows),
+        data.left_out | unreadable,
+    )
+
+
+def seed_everything(seed: int, epoch: int) -> np.random.Generator:
+    """A generator of its own for each epoch, and torch's (dropout, random weights) set from it."""
+    rng = np.random.default_rng([seed, epoch])
+    torch.manual_seed(int(rng.integers(2**31)))
+    return rng
+
+
+def freeze(module: Fusion, *, is_frozen: bool) -> None:
+    """Training mode, with a backbone that learns or one that stays as it is, batch statistics included."""
+    module.train()
+    module.backbone.requires_grad_(not is_frozen)
+    if is_frozen:
+        module.backbone.eval()
+
+
+def _grouped(batches: Iterator[Part], n: int) -> Iterator[list[Part]]:
+    """The batches of each step; the last step of an epoch may have fewer."""
+    while group := list(itertools.islice(batches, n)):
+        yield group
+
+
+def _sections(config: Config) -> tuple[ModelConfig, TrainConfig]:
+    if config.model is None or config.train is None:
+        missing = "model" if config.model is None else "train"
+        raise InputError(
+            f"config {config.name}",
+            f"no `{missing}:`",
+            expected="what to train and how",
+            todo="Take one of the shipped configs as a pattern.",
+        )
+    return config.model, config.train
+
+
+def _schema(model: ModelConfig, config_path: Path | None) -> FeatureSchema | None:
+    if model.feature_schema is None:
+        return None
+    return read_schema(config_file(model.feature_schema, beside=config_path, where="model.feature_schema"))
+
+
+def _epoch_line(run: state.Run, recipe: TrainConfig, n_images: int, seconds: float) -> str:
+    """What a person is told of an epoch, with the time the remaining ones will take."""
+    last, left = run.curve[-1], recipe.epochs - len(run.curve)
+    best = run.best or {}
+    ends = f", {left * seconds / 60:.1f} min left" if left else ""
+    return (
+        f"epoch {last['epoch']}/{recipe.epochs}  loss {last['train_loss']:.4f}  "
+        f"val top-1 {100 * last['top_1_accuracy']:.1f} %  balanced {100 * last['balanced_accuracy']:.1f} %  "
+        f"best {100 * best['top_1_accuracy']:.1f} % (epoch {best['epoch']})  "
+        f"{n_images / seconds:,.0f} images/s{ends}"
+    )

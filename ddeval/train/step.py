@@ -1,0 +1,175 @@
+"""Steps: one change of the weights from a few batches, and what can go wrong in it.
+
+Gradients of the batches of a step are summed and divided by the sum of their images' weights, so that
+accumulating k batches of b images is one batch of k b. A loss that is not finite and a batch too large
+for the GPU end here, in one sentence each.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ddeval.config import TrainConfig
+from ddeval.data.images import Preprocessing
+from ddeval.errors import InputError
+from ddeval.models.device import Device
+from ddeval.models.fusion import Fusion
+from ddeval.train.augment import augment
+from ddeval.train.dataset import Dataset
+from ddeval.train.losses import image_losses
+
+Part = tuple[npt.NDArray[np.int64], Tensor, npt.NDArray[np.bool_]]
+"""Rows (B,), uint8 pixels (B, 3, S, S) and which of them could be read (B,)."""
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class Stepper:
+    """Takes steps; holds what stays the same between them."""
+
+    def __init__(
+        self,
+        module: Fusion,
+        optimiser: torch.optim.Optimizer,
+        data: Dataset,
+        recipe: TrainConfig,
+        *,
+        preprocessing: Preprocessing,
+        shares: npt.NDArray[np.float64],
+        on: Device,
+    ) -> None:
+        self.module, self.optimiser, self.data, self.recipe = module, optimiser, data, recipe
+        self.device, self.preprocessing = on.device, preprocessing
+        is_gpu = on.device.type == "cuda"
+        self.dtype = on.dtype if recipe.amp_dtype == "auto" else DTYPES[recipe.amp_dtype]
+        self.uses_autocast = is_gpu and self.dtype != torch.float32
+        self.scaler = torch.amp.GradScaler(on.device.type, enabled=is_gpu and self.dtype == torch.float16)
+        self.generator = torch.Generator(on.device)
+        self.log_prior = torch.from_numpy(np.log(shares)).float().to(on.device)
+        self.mean = torch.tensor(preprocessing.mean, device=on.device).view(3, 1, 1)
+        self.std = torch.tensor(preprocessing.std, device=on.device).view(3, 1, 1)
+
+    def take(self, parts: Sequence[Part], *, seed: int, where: str) -> float:
+        """Change the weights once; the weighted mean loss of the step's images.
+
+        Parameters
+        ----------
+        parts : sequence of Part
+            The batches of this step.
+        seed : int
+            Of its augmentation.
+        where : str
+            Which step this is, for a message.
+        """
+        self.generator.manual_seed(seed)
+        self.optimiser.zero_grad(set_to_none=True)
+        total = weight = 0.0
+        for part in parts:
+            try:
+                losses, weights = self._losses(part)
+                self.scaler.scale((losses * weights).sum()).backward()  # type: ignore[no-untyped-call]
+            except torch.OutOfMemoryError as error:
+                raise self._too_large(len(part[0]), error) from None
+            self._refuse_not_finite(losses * weights, part, where)
+            total, weight = total + float((losses * weights).sum()), weight + float(weights.sum())
+        if weight > 0:
+            self._apply(weight)
+        return total / weight if weight > 0 else float("nan")
+
+    def pixels_of(self, pixels: Tensor) -> Tensor:
+        """uint8 as decoded -> float on the device, before mean and standard deviation."""
+        moved = pixels.to(self.device, non_blocking=True)
+        return moved.float() * self.preprocessing.rescale
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        normalised = (pixels - self.mean) / self.std
+        return normalised.to(memory_format=torch.channels_last) if self.recipe.channels_last else normalised
+
+    def features_of(self, rows: npt.NDArray[np.int64]) -> Tensor | None:
+        held = self.data.features
+        return None if held is None else torch.from_numpy(held[rows]).to(self.device)
+
+    def autocast(self) -> torch.autocast:
+        """The number format of the forward pass; off on the CPU."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.uses_autocast)
+
+    def _losses(self, part: Part) -> tuple[Tensor, Tensor]:
+        """Loss and weight of each image, (B,) each; an image that could not be read weighs nothing."""
+        rows, pixels, readable = part
+        targets = torch.from_numpy(self.data.targets[rows]).to(self.device)
+        weights = torch.from_numpy(self.data.weights[rows] * readable).to(self.device)
+        changed, targets = augment(
+            self.pixels_of(pixels), targets, self.recipe.augment, generator=self.generator
+        )
+        with self.autocast():
+            logits, _ = self.module(self.normalise(changed), self.features_of(rows))  # (B, K) float32
+        losses = image_losses(
+            logits,
+            targets,
+            log_prior=self.log_prior,
+            logit_adjustment=self.recipe.logit_adjustment,
+            focal_gamma=self.recipe.focal_gamma,
+            label_smoothing=self.recipe.label_smoothing,
+        )
+        return losses, weights
+
+    def _apply(self, weight: float) -> None:
+        self.scaler.unscale_(self.optimiser)
+        learning = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
+        for parameter in learning:
+            parameter.grad /= weight
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(learning, self.recipe.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+
+    def _refuse_not_finite(self, losses: Tensor, part: Part, where: str) -> None:
+        bad = ~torch.isfinite(losses.detach())
+        if bad.any():
+            ids = self.data.image_ids[part[0][bad.cpu().numpy()]]
+            lower = ", amp_dtype: fp32" if self.uses_autocast else ""
+            raise InputError(
+                where,
+                f"a loss that is not finite for {len(ids)} of {len(bad)} images ({', '.join(ids[:5])})",
+                expected="finite losses",
+                todo=f"Try a lower learning_rate, clip_norm: 1{lower}; the best epoch so far is kept.",
+            )
+
+    def _too_large(self, batch_size: int, error: BaseException) -> InputError:
+        fits = largest_batch(self._fits, below=batch_size)
+        times = -(-batch_size // fits) if fits else 0
+        advice = f"Set batch_size: {fits} and accumulate: {times * self.recipe.accumulate} (the same step)"
+        shorter = str(error).splitlines()[0][:120]
+        return InputError(
+            "train.batch_size",
+            f"{batch_size}, too large for the memory of {self.device} ({shorter})",
+            expected=f"at most {fits}" if fits else "a smaller model: not even one image fits",
+            todo=f"{advice}, or gradient_checkpointing: true." if fits else "Lower image_size.",
+        )
+
+    def _fits(self, batch_size: int) -> bool:
+        """Whether a step of this many blank images goes through; the weights stay as they are."""
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        size, width = self.preprocessing.size, self.module.answers_width
+        pixels = torch.zeros(batch_size, 3, size, size, device=self.device)
+        features = torch.zeros(batch_size, width, device=self.device) if width else None
+        try:
+            with self.autocast():
+                logits, _ = self.module(self.normalise(pixels), features)
+            logits.sum().backward()
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+
+def largest_batch(fits: Callable[[int], bool], *, below: int) -> int:
+    """The largest of below/2, below/4, … for which `fits`; 0 if none does."""
+    size = below // 2
+    while size and not fits(size):
+        size //= 2
+    return size

@@ -1,0 +1,75 @@
+"""Validation: how good is the network at the end of an epoch, on the split that chooses the best one?"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from ddeval.errors import InputError
+from ddeval.metrics import balanced_accuracy, nll, top_k_accuracy
+from ddeval.metrics.readings import closed_set
+from ddeval.train.dataset import Dataset, Images
+from ddeval.train.step import Stepper
+
+
+class Outputs(NamedTuple):
+    """What a network says of some rows of a dataset; rows that cannot be read are left out."""
+
+    rows: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    """(N, K)"""
+    embeddings: npt.NDArray[np.float32]
+    """(N, E)"""
+
+
+@torch.inference_mode()
+def outputs(
+    stepper: Stepper, state: Mapping[str, Tensor], images: Images, rows: npt.NDArray[np.int64]
+) -> Outputs:
+    """Logits and embeddings of `rows` under the weights of `state`, unaugmented, in their order."""
+    stepper.module.eval()
+    seen, logits, embeddings = [], [], []
+    for part, pixels, readable in images.batches(rows, stepper.recipe.batch_size):
+        inputs = stepper.normalise(stepper.pixels_of(pixels)), stepper.features_of(part)
+        with stepper.autocast():
+            answer = functional_call(stepper.module, dict(state), inputs)
+        seen.append(part[readable])
+        logits.append(answer[0].cpu().numpy()[readable])
+        embeddings.append(answer[1].cpu().numpy()[readable])
+    return Outputs(np.concatenate(seen), np.concatenate(logits), np.concatenate(embeddings))
+
+
+def validate(
+    stepper: Stepper, state: Mapping[str, Tensor], images: Images, data: Dataset
+) -> dict[str, float]:
+    """Closed-set numbers of the validation split, named as `ddeval score --json` names them.
+
+    Over the images of target classes that can be read, `other` left out of the answers: the headline
+    that chooses the best epoch. No interval: this number is for choosing, not for reporting.
+    """
+    said = outputs(stepper, state, images, data.val_rows)
+    labels, pred_probs = data.labels[said.rows], softmax(said.logits)
+    if data.other_index is not None:
+        _, labels, pred_probs = closed_set(labels, pred_probs, data.other_index)
+    if not len(labels):
+        raise InputError(
+            "split val", "no image of a target class that can be read", expected="some", todo="See --images."
+        )
+    return {
+        "top_1_accuracy": top_k_accuracy(labels, pred_probs),
+        "top_3_accuracy": top_k_accuracy(labels, pred_probs, k=min(3, pred_probs.shape[1])),
+        "balanced_accuracy": balanced_accuracy(labels, pred_probs),
+        "nll": nll(labels, pred_probs),
+    }
+
+
+def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Probabilities in float64 from logits (N, K)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    odds = np.exp(shifted)
+    probs: npt.NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
+    return probs
