@@ -197,3 +197,161 @@ def bootstrap_replicates(statistic, *arrays, groups, rng, n_resamples):
         rows = np.concatenate([np.flatnonzero(groups == names[g]) for g in drawn])
         replicates.append(statistic(*(a[rows] for a in arrays)))
     return np.array(replicates)
+
+
+# Calibration
+
+
+def top_confidence(labels, pred_probs):
+    """Highest probability of each image, and whether its label alone has it."""
+    confidence = [max(probs) for probs in pred_probs]
+    correct = [
+        predicted_class(label, probs) == label for label, probs in zip(labels, pred_probs, strict=True)
+    ]
+    return confidence, correct
+
+
+def bin_gaps(confidence, outcomes, n_bins):
+    """Share of the images and |mean outcome - mean confidence| of each right-closed bin that has any."""
+    gaps = []
+    for b in range(n_bins):
+        low, high = b / n_bins, (b + 1) / n_bins
+        rows = [
+            i
+            for i, c in enumerate(confidence)
+            if low < c <= high or (b == 0 and c == 0) or (b == n_bins - 1 and c > 1)
+        ]
+        if rows:
+            outcome = sum(outcomes[i] for i in rows) / len(rows)
+            stated = sum(confidence[i] for i in rows) / len(rows)
+            gaps.append((len(rows) / len(confidence), abs(outcome - stated)))
+    return gaps
+
+
+def ece(labels, pred_probs, n_bins=15):
+    return sum(share * gap for share, gap in bin_gaps(*top_confidence(labels, pred_probs), n_bins))
+
+
+def mce(labels, pred_probs, n_bins=15):
+    return max(gap for _, gap in bin_gaps(*top_confidence(labels, pred_probs), n_bins))
+
+
+def classwise_ece(labels, pred_probs, n_bins=15):
+    n_classes = pred_probs.shape[1]
+    errors = [
+        sum(share * gap for share, gap in bin_gaps(pred_probs[:, k], labels == k, n_bins))
+        for k in range(n_classes)
+    ]
+    return sum(errors) / n_classes
+
+
+def ece_equal_mass(labels, pred_probs, n_bins=15):
+    """Every image is cut into n_bins equal crumbs, so that each bin gets the same number of crumbs.
+
+    Images of one confidence are crumbled together: each crumb of theirs has their mean residual.
+    """
+    confidence, correct = top_confidence(labels, pred_probs)
+    crumbs = []
+    for level in sorted(set(confidence)):
+        residuals = [right - c for c, right in zip(confidence, correct, strict=True) if c == level]
+        crumbs += [sum(residuals) / len(residuals)] * (len(residuals) * n_bins)
+    size = len(confidence)
+    parts = [crumbs[b * size : (b + 1) * size] for b in range(n_bins)]
+    return sum(abs(sum(part)) for part in parts) / len(crumbs)
+
+
+def nll(labels, pred_probs):
+    losses = [-math.log(max(probs[y], 1e-15)) for y, probs in zip(labels, pred_probs, strict=True)]
+    return sum(losses) / len(losses)
+
+
+def brier_score(labels, pred_probs):
+    losses = [
+        sum((p - (k == y)) ** 2 for k, p in enumerate(probs))
+        for y, probs in zip(labels, pred_probs, strict=True)
+    ]
+    return sum(losses) / len(losses)
+
+
+def calibration_gap(labels, pred_probs):
+    confidence, correct = top_confidence(labels, pred_probs)
+    return sum(confidence) / len(confidence) - sum(correct) / len(correct)
+
+
+def smooth_ece_at(confidence, residuals, width, n_points=4000):
+    """Integral of |smeared residuals|: every Gaussian has mirror images left of 0 and right of 1."""
+    t = (np.arange(n_points) + 0.5) / n_points
+    density = np.zeros(n_points)
+    for c, r in zip(confidence, residuals, strict=True):
+        for mirror in range(-3, 4):
+            for centre in (2 * mirror + c, 2 * mirror - c):
+                if -8 * width <= centre <= 1 + 8 * width:
+                    density += r * np.exp(-0.5 * ((t - centre) / width) ** 2)
+    density /= width * math.sqrt(2 * math.pi) * len(confidence)
+    return np.abs(density).mean()
+
+
+def smooth_ece(labels, pred_probs):
+    """The width that equals the error it gives, by halving the interval."""
+    confidence, correct = top_confidence(labels, pred_probs)
+    residuals = [right - c for c, right in zip(confidence, correct, strict=True)]
+    low, high = 1e-6, 1.0
+    while high - low > 1e-7:
+        middle = (low + high) / 2
+        if smooth_ece_at(confidence, residuals, middle) > middle:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+# Selective prediction
+
+
+def risk_coverage(correct, confidence):
+    """(threshold, coverage, risk, generalized risk) of every threshold, surest first."""
+    points = []
+    for threshold in sorted(set(confidence), reverse=True):
+        answered = [right for right, c in zip(correct, confidence, strict=True) if c >= threshold]
+        n_wrong = answered.count(False)
+        coverage = len(answered) / len(correct)
+        points.append((threshold, coverage, n_wrong / len(answered), n_wrong / len(correct)))
+    return points
+
+
+def aurc(correct, confidence):
+    points = risk_coverage(correct, confidence)
+    area, coverage_before, risk_before = 0.0, 0.0, points[0][2]
+    for _, coverage, risk, _ in points:
+        area += (coverage - coverage_before) * (risk + risk_before) / 2
+        coverage_before, risk_before = coverage, risk
+    return area
+
+
+def augrc(correct, confidence):
+    area, coverage_before, risk_before = 0.0, 0.0, 0.0
+    for _, coverage, _, risk in risk_coverage(correct, confidence):
+        area += (coverage - coverage_before) * (risk + risk_before) / 2
+        coverage_before, risk_before = coverage, risk
+    return area
+
+
+def failure_auroc(correct, confidence):
+    return auroc(np.array(correct), np.array(confidence))
+
+
+def coverage_at_risk(correct, confidence, risk):
+    kept = [coverage for _, coverage, r, _ in risk_coverage(correct, confidence) if r <= risk]
+    return max(kept, default=float("nan"))
+
+
+# Conformal sets
+
+
+def lac_set(labels, pred_probs, probs, coverage):
+    """Classes of one image whose probability as many calibration labels reach as `coverage` asks."""
+    scores = sorted(1 - p[y] for y, p in zip(labels, pred_probs, strict=True))
+    rank = math.ceil(round((len(scores) + 1) * coverage, 9))
+    if rank > len(scores):
+        return set(range(len(probs)))
+    return {k for k, p in enumerate(probs) if 1 - p <= scores[rank - 1]}
