@@ -21,11 +21,12 @@ def sound():
     return frame
 
 
+STATES = pd.Series({f"i{i}": "there" for i in range(2 * N)})
 HASHES = pd.Series({f"i{i}": f"h{i}" for i in range(2 * N)})
 
 
 def answers(frame, **options):
-    options = {"class_names": ["nv", "mel"], "image_sha256": HASHES} | options
+    options = {"class_names": ["nv", "mel"], "image_sha256": HASHES, "file_state": STATES} | options
     return {check.code: check for check in data_checks(with_group(frame), **options)}
 
 
@@ -78,6 +79,14 @@ def test_the_same_file_under_two_ids_is_found_and_marked_when_it_crosses_splits(
     assert found.message == f"1 files stand under several ids, 1 of them in two splits, first i0, i{N}"
 
 
+def test_a_file_that_is_missing_or_outside_the_roots_is_found():
+    found = answers(sound(), file_state=STATES.where(STATES.index != "i3", "missing"))
+    assert found["DD016"].message == "1 image files are not there: i3"
+    assert found["DD017"].status == "passed"
+    found = answers(sound(), file_state=STATES.where(STATES.index != "i3", "outside"))
+    assert found["DD017"].message == "1 image files lie outside the allowed folders: i3"
+
+
 def test_a_class_without_an_image_is_found_from_the_class_list_or_the_test_split():
     found = answers(sound(), class_names=["nv", "mel", "df"])["DD005"]
     assert found.message == "1 classes label no image: df"
@@ -111,8 +120,9 @@ def test_without_its_columns_a_check_does_not_apply_which_is_not_to_pass(code, m
 
 def test_without_hashes_class_list_or_test_split_the_checks_on_them_do_not_apply():
     frame = sound().drop(columns="raw_label").assign(split="train")
-    found = answers(frame, class_names=None, image_sha256=None)
-    assert [c for c in found if found[c].status == "not_applicable"] == ["DD003", "DD004", "DD005", "DD006"]
+    found = answers(frame, class_names=None, image_sha256=None, file_state=None)
+    unanswered = [code for code in found if found[code].status == "not_applicable"]
+    assert unanswered == ["DD003", "DD004", "DD005", "DD006", "DD016", "DD017"]
 
 
 def test_exactly_thirty_test_images_are_enough():

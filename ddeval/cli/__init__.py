@@ -27,6 +27,7 @@ BROKEN_PIPE = 141
 """The reader of our output went away (`| head`); the shell's own number for it."""
 
 COMMANDS = {
+    "data": ("ddeval.cli.data:app", "Manifests: make one, look at it, split it, take a patient out."),
     "score": ("ddeval.cli.score:score", "Checkpoint and manifest in; predictions, numbers and a report out."),
 }
 """Name of a command -> where it is (a function, or a Typer app of subcommands) and its line in the help."""

@@ -47,6 +47,7 @@ def data_checks(
     *,
     class_names: Sequence[str] | None = None,
     image_sha256: pd.Series | None = None,
+    file_state: pd.Series | None = None,
 ) -> list[Check]:
     """Every check of `CHECKS` on a manifest, in the order of their codes.
 
@@ -57,9 +58,12 @@ def data_checks(
     class_names : list of str, optional
         The classes of the model; without it the labels themselves.
     image_sha256 : Series, optional
-        Hash of each file by `image_id` (`ddeval.data.hashes`).
+        Hash of each file by `image_id`.
+    file_state : Series, optional
+        By `image_id`: "there", "missing", or "outside" the allowed folders.
     """
-    given = Given(frame, tuple(class_names) if class_names is not None else None, image_sha256)
+    names = tuple(class_names) if class_names is not None else None
+    given = Given(frame, names, image_sha256, file_state)
     return [_answer(code, title, check, given) for code, (title, check) in CHECKS.items()]
 
 
@@ -70,6 +74,7 @@ class Given:
     frame: pd.DataFrame
     class_names: tuple[str, ...] | None = None
     image_sha256: pd.Series | None = None
+    file_state: pd.Series | None = None
 
     def held(self, *columns: str) -> pd.DataFrame:
         """The rows in which none of `columns` is empty; NotApplicable where there are none."""
@@ -218,6 +223,14 @@ def misspelt_columns(given: Given) -> Finding:
     return f"{len(found)} columns are not used: {_listed(found)}" if found else None
 
 
+def file_missing(given: Given) -> Finding:
+    return _in_state(given, "missing", "are not there")
+
+
+def file_outside(given: Given) -> Finding:
+    return _in_state(given, "outside", "lie outside the allowed folders")
+
+
 CHECKS: dict[str, tuple[str, Callable[[Given], Finding]]] = {
     "DD001": ("a patient in two splits", patient_in_two_splits),
     "DD002": ("a lesion in two splits", lesion_in_two_splits),
@@ -234,6 +247,8 @@ CHECKS: dict[str, tuple[str, Callable[[Given], Finding]]] = {
     "DD013": ("a lesion with two labels", lesion_with_two_labels),
     "DD014": ("a lesion, case or file in two groups", linked_groups),
     "DD015": ("a column that may be misspelt", misspelt_columns),
+    "DD016": ("an image file that is not there", file_missing),
+    "DD017": ("an image file outside the allowed folders", file_outside),
 }
 
 
@@ -256,6 +271,13 @@ def _leak(given: Given, kind: str) -> Finding:
         f"{len(found)} {kind}s ({found['n_images'].sum()} images) stand in several splits,"
         f" first {first['id']!r} in {first['splits']}"
     )
+
+
+def _in_state(given: Given, state: str, says: str) -> Finding:
+    if given.file_state is None or given.file_state.empty:
+        raise NotApplicable("the files were not looked for")
+    ids = given.file_state.index[given.file_state == state]
+    return f"{len(ids)} image files {says}: {_listed(ids)}" if len(ids) else None
 
 
 def _listed(values: Sequence[object] | pd.Series | pd.Index, *, most: int = 5) -> str:

@@ -1,0 +1,276 @@
+"""`ddeval data`: manifests. Make one, look at it, split it, take a patient out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddeval.cli import FINDINGS, OK, console
+from ddeval.errors import InputError
+from ddeval.project import find_project, the_project
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ddeval.data.overview import Overview
+
+app = typer.Typer(
+    help="Manifests: make one, look at it, split it, take a patient out.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+MOST = 20
+"""Rows of a list that are printed; --json prints all."""
+FRACTIONS = "train=0.7,val=0.1,test=0.2"
+Manifest = Annotated[
+    Path | None, typer.Argument(metavar="[MANIFEST]", help="CSV or Parquet [the project's].")
+]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option("--images", help="Folder images may lie in [the project's]; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+Force = Annotated[bool, typer.Option("--force", help="Write over a file that holds something else.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the splits.")]
+
+
+@app.command("import")
+def import_(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="ham10000, scin, imagefolder, …")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the published files.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write, .csv or .parquet.")] = Path("manifest.csv"),
+    split: Annotated[
+        str | None, typer.Option(help=f"Share of images by split, such as {FRACTIONS} [none].")
+    ] = None,
+    seed: Seed = 0,
+    force: Force = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """A published data set as a manifest.
+
+    Example: ddeval data import ham10000 HAM10000 --out manifest.csv --split train=0.7,val=0.1,test=0.2
+    """
+    from ddeval.data.importers import IMPORTERS
+
+    name = kind.replace("-", "_").lower()
+    if name not in IMPORTERS:
+        raise InputError(
+            "KIND",
+            kind,
+            expected=f"one of {', '.join(IMPORTERS)}",
+            todo="For any other table: ddeval init DATA.",
+        )
+    if not folder.is_dir():
+        raise InputError("DIR", f"{folder}, no such folder", expected="a folder", todo="Check the path.")
+    frame = IMPORTERS[name](folder)
+    if split:
+        frame = frame.assign(split=_dealt(frame, split, seed))
+    written = _written(out, frame, force=force, dry_run=dry_run)
+    is_beside = folder.resolve() == out.parent.resolve()
+    roots = "" if is_beside or "image" not in frame.columns else f" --images {folder}"
+    _tell(frame, out, written=written, as_json=as_json, next_=f"ddeval data check {out}{roots}")
+
+
+@app.command()
+def check(
+    manifest: Manifest = None,
+    images: Images = None,
+    classes: Annotated[Path | None, typer.Option(help="labels.txt of the model: one class a line.")] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="feature_schema.json to read the answers by [the project's].")
+    ] = None,
+    hash_files: Annotated[
+        bool, typer.Option("--hash", help="Read every image file, to find the same one twice.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What a manifest holds, every bad row, and what the reader of its numbers should know.
+
+    Exit code 1 where something was found.
+
+    Example: ddeval data check manifest.csv --images photos
+    """
+    from ddeval.data.fields import read_schema
+    from ddeval.data.overview import manifest_overview
+    from ddeval.io import read_text
+
+    project = find_project()
+    path = _named(manifest)
+    settings = project.settings if project else None
+    if schema is None and project and settings and settings.feature_schema:
+        schema = Path(project.location(settings.feature_schema))
+    roots = images or (project.image_roots if project and manifest is None else [])
+    names = [line.strip() for line in read_text(classes).splitlines() if line.strip()] if classes else None
+    with console.progress("reading images", _n_lines(path) if hash_files else 0) as tick:
+        found = manifest_overview(
+            path,
+            image_roots=roots,
+            class_names=names,
+            schema=read_schema(schema) if schema else None,
+            hash_files=hash_files,
+            tick=tick,
+        )
+    if as_json:
+        console.say_json(found.to_dict())
+    else:
+        _say_overview(found)
+    raise typer.Exit(FINDINGS if found.has_findings else OK)
+
+
+@app.command()
+def split(
+    manifest: Manifest = None,
+    out: Annotated[Path | None, typer.Option(help="Manifest to write [the same file].")] = None,
+    fractions: Annotated[str, typer.Option(help="Share of images by split.")] = FRACTIONS,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace splits that are already given.")] = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Deal whole patients, lesions and cases into splits, every class shared out alike.
+
+    Example: ddeval data split manifest.csv --fractions train=0.7,val=0.1,calibration=0.05,test=0.15
+    """
+    from ddeval.data.manifest import read_manifest
+
+    path = _named(manifest)
+    frame = read_manifest(path, allow_leaks=True)
+    n_given = int(frame["split"].notna().sum()) if "split" in frame.columns else 0
+    if n_given and not force:
+        raise InputError(
+            str(path),
+            f"{n_given} images that have a split",
+            expected="a manifest without splits",
+            todo="A number on a test split holds only for that split; --force deals all images anew.",
+        )
+    frame = frame.assign(split=_dealt(frame, fractions, seed))
+    written = _written(out or path, frame, force=True, dry_run=dry_run)
+    _tell(frame, out or path, written=written, as_json=as_json, next_="ddeval data check")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")] = Path("demo"),
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """The synthetic data set: rendered skin, planted label errors, everything known.
+
+    Example: ddeval data demo demo
+    """
+    from ddeval.data.demo import make_demo
+    from ddeval.data.manifest import read_manifest
+
+    path = make_demo(folder, seed=seed)
+    _tell(read_manifest(path), path, written=True, as_json=as_json, next_="ddeval score demo")
+
+
+def _dealt(frame: "pd.DataFrame", fractions: str, seed: int) -> "pd.Series":
+    """The splits, or an InputError for fractions that are none."""
+    import numpy as np
+
+    from ddeval.data.splits import split_by_group
+
+    try:
+        shares = {name.strip(): float(share) for name, share in (p.split("=") for p in fractions.split(","))}
+        return split_by_group(frame, shares, rng=np.random.default_rng(seed))
+    except ValueError as error:
+        raise InputError(
+            "--split",
+            f"{fractions!r} ({error})",
+            expected=f"shares that sum to 1, such as {FRACTIONS}",
+            todo="Correct the flag.",
+        ) from error
+
+
+def _written(path: Path, frame: "pd.DataFrame", *, force: bool, dry_run: bool) -> bool:
+    """Whether the manifest was written; one that says the same already is left as it is."""
+    from ddeval.data.manifest import manifest_sha256, read_manifest, write_manifest
+
+    if path.is_file() and not force:
+        if manifest_sha256(read_manifest(path, allow_leaks=True)) == manifest_sha256(frame):
+            return False
+        raise InputError(
+            str(path),
+            "a manifest that says something else",
+            expected="no file",
+            todo="Pass --out or --force.",
+        )
+    if not dry_run:
+        write_manifest(path, frame)
+    return not dry_run
+
+
+def _named(manifest: Path | None) -> Path:
+    """The manifest of the command line, or of the project."""
+    if manifest is not None:
+        return manifest
+    project = the_project()
+    if project.manifest is None:
+        raise InputError(
+            str(project.folder / "ddeval.yaml"),
+            "no `manifest:`",
+            expected="the manifest's path",
+            todo="Add the line, or pass the manifest.",
+        )
+    return project.manifest
+
+
+def _n_lines(path: Path) -> int:
+    from ddeval.data.manifest import read_table
+
+    return len(read_table(path))
+
+
+def _tell(frame: "pd.DataFrame", path: Path, *, written: bool, as_json: bool, next_: str) -> None:
+    from ddeval.data.overview import counts
+
+    found = counts(frame)
+    if as_json:
+        console.say_json({"manifest": str(path), "written": written, **found})
+        return
+    _say_counts(found)
+    console.say(f"\nmanifest {path}{'' if written else '  (left as it is)'}\nnext     {next_}")
+
+
+def _say_counts(found: Mapping[str, Any]) -> None:
+    units = ", ".join(f"{n:,} by {unit}" for unit, n in found["group_units"].items() if unit)
+    console.say(f"{found['n_images']:,} images, {found['n_groups']:,} independent groups (images: {units})")
+    for what in ("image", "label"):
+        if found[f"n_without_{what}"]:
+            console.say(
+                f"{found[f'n_without_{what}']:,} without {'a file' if what == 'image' else 'a label'}"
+            )
+    if found["splits"]:
+        console.say("splits   " + ", ".join(f"{name} {n:,}" for name, n in found["splits"].items()))
+    shown = list(found["classes"].items())
+    more = f" and {len(shown) - 12} more" if len(shown) > 12 else ""
+    if shown:
+        console.say(f"labels   {', '.join(f'{name} {n:,}' for name, n in shown[:12])}{more}")
+
+
+def _say_overview(found: "Overview") -> None:
+    console.say(f"{found.path}  ·  {found.sha256[:12]}")
+    _say_counts(found.counts)
+    if not found.fields.empty:
+        console.say(f"\nquestionnaire, {found.width} encoded columns")
+        cells = [[str(cell) for cell in row] for row in found.fields.itertuples(index=False)]
+        console.say(console.table(cells, header=[str(name) for name in found.fields.columns]))
+    for title, frame in (("answers not understood", found.not_understood), ("bad cells", found.problems)):
+        if not frame.empty:
+            console.say(f"\n{len(frame)} {title}")
+            cells = [[str(cell) for cell in row] for row in frame.head(MOST).itertuples(index=False)]
+            console.say(console.table(cells, header=[str(name) for name in frame.columns]))
+            if len(frame) > MOST:
+                console.say(f"… and {len(frame) - MOST} more: --json lists all")
+    console.say("")
+    marks = {"passed": "ok", "failed": "FOUND", "not_applicable": "n/a"}
+    for one in found.checks:
+        console.say(
+            f"{one.code}  {marks[one.status]:5}  {one.title}{': ' + one.message if one.message else ''}"
+        )
