@@ -9,6 +9,7 @@
 """
 
 import datetime
+import functools
 import json
 import platform
 import re
@@ -59,6 +60,7 @@ def update_run(run: Path, **facts: Any) -> None:
     io.write_json(run / RUN_FILE, {**read_run(run), **facts})
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Version of ddeval, Python and each library that a number may depend on, where installed."""
     found = {"ddeval": ddeval.__version__, "python": platform.python_version()}
