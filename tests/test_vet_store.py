@@ -217,15 +217,15 @@ def test_readers_in_several_processes_lose_and_double_nothing(url, open_store):
 
 
 @pytest.mark.slow
-def test_twenty_readers_from_eight_processes(url, open_store):
-    """20 readers x 200 readings: 4,000 of 4,000, none twice, p99 of a write under 250 ms."""
+def test_twenty_readers_from_eight_processes_lose_and_double_nothing(url, open_store):
+    """20 readers x 200 readings: 4,000 of 4,000, none twice (benchmarks/vet_store.py times the writes)."""
     open_store(url).close()
     with multiprocessing.get_context("spawn").Pool(8) as pool:
-        latencies = pool.starmap(write_many, [(url, f"reader{r}", 200) for r in range(20)], chunksize=1)
+        pool.starmap(write_many, [(url, f"reader{r}", 200) for r in range(20)], chunksize=1)
     store = open_store(url)
     assert len(store.events()) == 4000
+    assert not store.events().duplicated(["case_id", "actor", "reading_no"]).any()
     assert store.verify().is_intact
-    assert np.quantile(np.concatenate(latencies), 0.99) < 0.25
 
 
 WRITER = """
