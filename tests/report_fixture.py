@@ -106,7 +106,7 @@ def _answers(
     alike = rng.normal(size=(n_classes, n_classes)) * 1.1
     hard = rng.gamma(2.0, 0.5, size=n_images)[:, None]
     logits = (
-        8.2 * np.eye(n_classes)[labels] / np.sqrt(0.4 + 2 * hard)
+        9.6 * np.eye(n_classes)[labels] / np.sqrt(0.4 + 2 * hard)
         + alike[labels]
         + rng.normal(size=(n_images, n_classes)) * 2.2
     )

@@ -20,10 +20,11 @@ BIASED_UP = ("ece", "ece_equal_mass", "mce", "classwise_ece", "smooth_ece")
 UNITS: dict[str, Unit] = {
     "coverage": "percent", "risk": "percent", "generalized_risk": "percent", "share": "percent",
     "share_of_label": "percent", "share_of_errors": "percent", "confidence": "percent", "accuracy": "percent",
-    "n_images": "count", "n_groups": "count", "n_answered": "count", "n": "count", "rank": "count",
+    "n": "count", "rank": "count",
     "p_value": "p_value", "temperature": "probability",
 }  # fmt: skip
-"""How a column of a curve is written, where it is not a measure; three decimals where not named."""
+"""How a column of a curve is written, where it is not a measure; `n_` begins a
+count, all else has three decimals."""
 
 
 def estimates_table(run: RunTables, names: Sequence[str], *, id: str, caption: str, note: str = "") -> Table:
@@ -137,5 +138,7 @@ def _plain_cell(value: Any, name: str) -> Cell:
         return Cell(value or "")
     if isinstance(value, bool | np.bool_):
         return Cell("yes" if value else "no")
-    unit = MEASURES[name].unit if name in MEASURES else UNITS.get(name, "probability")
+    unit: Unit = "count" if name.startswith("n_") else UNITS.get(name, "probability")
+    if name in MEASURES:
+        unit = MEASURES[name].unit
     return Cell(shown(float(value), unit), sort=sort_key(float(value)))

@@ -127,8 +127,8 @@ def _sensitivity_plot(run: RunTables, names: Sequence[str]) -> DotPlot:
     return _dot_plot(
         run, names, "sensitivity", figures.PERCENT_AXIS, reference,
         title="Which classes are recognised",
-        how_to_read="Each dot is the share of a class’s photographs that is answered right, in percent; the bar "
-        f"is its 95 % interval, long where there are few {run.group_unit}. The line is the mean over classes.",
+        how_to_read="Each dot is the share of a class’s photographs that is answered right, in percent; the "
+        f"bar is its 95 % interval, long where there are few {run.group_unit}. The line is their mean.",
     )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _share_plot(run: RunTables, names: Sequence[str]) -> DotPlot:
         run, names, "share_ratio", figures.RATIO_AXIS, 1.0,
         title="Which classes are named too often",
         how_to_read="How often a class is answered, divided by how often it is labelled. Right of the line "
-        "the model says it more often than the labels do, left of it less often. Each step of the scale doubles.",
+        "the model says it more often than the labels do, left of it less. Each step of the scale doubles.",
     )  # fmt: skip
 
 

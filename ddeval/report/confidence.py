@@ -7,11 +7,12 @@ import pandas as pd
 from ddeval.report import figures
 from ddeval.report.cells import estimates_table, frame_table, perfect_band, sort_key, thinned
 from ddeval.report.components import Block, Cell, Column, Fact, Figure, Section, Table, missing
-from ddeval.report.inputs import RunTables
+from ddeval.report.inputs import UNKNOWN, RunTables
 from ddeval.report.rounding import is_undefined, rounded, shown, shown_tick, shown_with_interval
 
 CALIBRATION = (
-    "calibration_gap", "ece", "ece_equal_mass", "mce", "classwise_ece", "smooth_ece", "brier_score", "nll",
+    "calibration_gap", "ece", "ece_equal_mass", "mce", "classwise_ece", "smooth_ece", "brier_score",
+    "brier_score_calibration", "brier_score_refinement", "nll", "nll_calibration", "nll_refinement",
 )  # fmt: skip
 SELECTIVE = ("coverage_at_risk_5", "coverage_at_risk_10", "augrc", "aurc", "eaurc", "failure_auroc")
 N_TABLE_ROWS = 40
@@ -44,8 +45,9 @@ def calibration_section(run: RunTables) -> Section:
             CALIBRATION,
             id="calibration-table",
             caption="Calibration in numbers",
-            note="The measures of the ECE family have no interval: they are above 0 even for a perfectly "
-            "calibrated model. Beside them stands, where it was simulated, what such a model shows, 5 to 95 %.",
+            note="The measures of the ECE family have no interval: they are above 0 even for a "
+            "perfectly calibrated model. Beside them stands, where it was simulated, what "
+            "such a model shows at this n, 5 to 95 %.",
         ),
     ]
     calibrators = run.curve("calibrators")
@@ -60,11 +62,13 @@ def abstaining_section(run: RunTables) -> Section:
     curve = run.curve("risk_coverage")
     if curve is None:
         return missing("abstaining", "Abstaining", "No risk–coverage table. Make it with: ddeval score RUN.")
-    marks = []
+    marks, facts = [], []
     for risk, name in ((0.05, "coverage_at_risk_5"), (0.10, "coverage_at_risk_10")):
-        number = run.number(name)
-        if number is not None and not is_undefined(number.value):
-            words = f"at most {shown_tick(risk, 'percent')} % wrong: answers {shown(number.value, 'percent')}"
+        number = run.number(name) or UNKNOWN
+        words = f"{shown_tick(risk, 'percent')} %"
+        answered = shown_with_interval(*number[:3], "percent", n=number.n_images)
+        facts.append(Fact(f"Answered, with at most {words} wrong", answered))
+        if not is_undefined(number.value):
             marks.append((number.value, risk, words))
     return Section(
         "abstaining",
@@ -84,6 +88,7 @@ def abstaining_section(run: RunTables) -> Section:
                     caption="The curve as a table",
                     is_folded=True,
                 ),
+                facts=facts,
             ),
             estimates_table(run, SELECTIVE, id="selective-table", caption="Abstaining in numbers"),
         ),

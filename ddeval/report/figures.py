@@ -152,7 +152,7 @@ def plot_risk_coverage(
     curve : DataFrame
         `coverage` and `risk`, in rising coverage.
     marks : iterable of (coverage, risk, words)
-        Working points to be named on the curve.
+        Working points to be named on the curve, in few letters.
     """
     known = curve[curve["risk"].notna()]
     top = _round_up(float(known["risk"].max()) if len(known) else 1.0)
@@ -168,9 +168,7 @@ def plot_risk_coverage(
         x, y = PERCENT_AXIS.at(coverage), 100 - risks.at(risk)
         parts.append(tag("line", x1=pct(x), x2=pct(x), y1=pct(y), y2="100%", class_="drop"))
         parts.append(tag("circle", cx=pct(x), cy=pct(y), r="5", class_="dot s1"))
-        side = "end" if x > 40 else "start"
-        dx = "-10" if x > 40 else "10"
-        parts.append(tag("text", words, x=pct(x), y=pct(y), dx=dx, dy="-9", class_=f"mark {side}"))
+        parts.append(tag("text", words, x=pct(x), y=pct(y), dx="-9", dy="-7", class_="mark end"))
     return tag("svg", *parts, class_="plot", role="img", aria_label=label)
 
 

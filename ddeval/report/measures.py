@@ -123,6 +123,18 @@ MEASURES: dict[str, Measure] = {
         "Brier score", "probability", "Squared distance of the probabilities from the label, 0 to 2.", "low"
     ),
     "nll": Measure("NLL", "probability", "Mean −ln of the probability given to the label.", "low"),
+    "nll_calibration": Measure(
+        "NLL, calibration part", "probability", "What recalibration would remove.", "low"
+    ),
+    "nll_refinement": Measure(
+        "NLL, refinement part", "probability", "What stays after recalibration.", "low"
+    ),
+    "brier_score_calibration": Measure(
+        "Brier, calibration part", "probability", "What recalibration would remove.", "low"
+    ),
+    "brier_score_refinement": Measure(
+        "Brier, refinement part", "probability", "What stays after recalibration.", "low"
+    ),
     "aurc": Measure("AURC", "probability", "Mean risk over all coverages, the surest answers first.", "low"),
     "augrc": Measure(
         "AUGRC",
