@@ -154,6 +154,53 @@ def split(
 
 
 @app.command()
+def withdraw(
+    patient: Annotated[str, typer.Argument(metavar="PATIENT", help="patient_id as the manifest writes it.")],
+    manifest: Annotated[Path | None, typer.Option(help="CSV or Parquet [the project's].")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder of runs [the project's, or runs].")] = None,
+    reports: Annotated[
+        Path | None, typer.Option(help="Folder of reports [the project's, or reports].")
+    ] = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Take a patient out for good, and name what still holds them.
+
+    A tombstone is written, the rows of the manifest and thumbnails are removed. Exit code 1 where runs
+    or reports remain that hold the patient.
+
+    Example: ddeval data withdraw P-0123 --dry-run
+    """
+    import datetime as dt
+
+    from ddeval.data.manifest import withdraw_patient
+
+    project = find_project()
+    found = withdraw_patient(
+        _named(manifest),
+        patient,
+        runs=runs or (project.runs if project else Path("runs")),
+        reports=reports or (project.reports if project else Path("reports")),
+        on=dt.datetime.now(dt.UTC).date(),
+        dry_run=dry_run,
+    )
+    if as_json:
+        console.say_json(vars(found))
+    else:
+        done = "would be" if dry_run else "were"
+        console.say(f"{found.n_images} images of the patient {done} taken out of the manifest")
+        console.say(f"{len(found.purged)} thumbnails {done} deleted")
+        for title, paths in (
+            ("run that still holds them (delete it, or score again)", found.runs),
+            ("report that still holds them (delete it, or write it again)", found.reports),
+            ("photograph to be deleted where it is kept", found.files),
+        ):
+            for path in paths:
+                console.say(f"{title}: {path}")
+    raise typer.Exit(FINDINGS if found.runs or found.reports else OK)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")] = Path("demo"),
     seed: Seed = 0,

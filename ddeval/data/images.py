@@ -5,6 +5,7 @@ small copy without metadata; how a backbone wants its image is `ddeval.data.prep
 here too. Where an image may lie is decided elsewhere (`ddeval.io.resolve`).
 """
 
+import hashlib
 import io
 import os
 import stat
@@ -27,6 +28,7 @@ __all__ = [
     "read_bytes",
     "read_image",
     "thumbnail",
+    "thumbnail_name",
 ]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
@@ -136,6 +138,11 @@ def thumbnail(pixels: Pixels, *, edge: int = 160) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=70, method=4)
     return buffer.getvalue()
+
+
+def thumbnail_name(image_id: str) -> str:
+    """File name of an image's thumbnail in a run folder: a hash, since an id may be no file name."""
+    return f"{hashlib.sha256(image_id.encode()).hexdigest()[:24]}.webp"
 
 
 def _open(content: bytes) -> ImageFile.ImageFile:

@@ -5,6 +5,7 @@ the unit of independence `group`. It opens no image (`ddeval.data.images`) and m
 (`ddeval.data.mapping`); what is odd but usable is told by `ddeval.data.checks`.
 """
 
+import datetime as dt
 import hashlib
 import json
 import logging
@@ -169,6 +170,27 @@ def write_manifest(path: Path, frame: pd.DataFrame) -> None:
         io.write_parquet(path, frame)
     else:
         io.write_csv(path, frame)
+
+
+def withdraw_patient(
+    path: Path, patient_id: str, *, runs: Path, reports: Path, on: dt.date, dry_run: bool = False
+) -> withdrawal.Withdrawal:
+    """`withdrawal.withdraw`, and the patient's rows removed from the manifest file."""
+    frame = read_table(path)
+    if "patient_id" not in frame.columns:
+        raise InputError(
+            str(path),
+            "no column patient_id",
+            expected="the manifest's patients",
+            todo="Without it nobody can say which images are the patient's.",
+        )
+    is_theirs = frame["patient_id"] == patient_id
+    found = withdrawal.withdraw(
+        patient_id, path, frame[is_theirs], runs=runs, reports=reports, on=on, dry_run=dry_run
+    )
+    if not dry_run and is_theirs.any():
+        write_manifest(path, frame[~is_theirs])
+    return found
 
 
 def placer(path: Path) -> Callable[[int], str]:
