@@ -5,7 +5,7 @@ shows an ECE of .14 on 50 images and .009 on 15,561. A bootstrap interval around
 covers a calibrated model's 0; what belongs beside it is the band a perfect model would show.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +34,8 @@ TOP_CLASS: dict[str, Callable[[Floats], Measure]] = {
     "smooth_ece": smooth_measure,
 }
 
+FLOORED = (*TOP_CLASS, "classwise_ece")
+
 
 class Drawn(NamedTuple):
     """Labels (B, N), and 1.0 where the top class is the label (B, N)."""
@@ -48,6 +50,7 @@ def calibration_floor(
     *,
     rng: np.random.Generator,
     groups: npt.NDArray[Any] | None = None,
+    metrics: Sequence[str] = FLOORED,
     n_simulations: int = 1000,
 ) -> pd.DataFrame:
     """Each calibration error beside the band it has when the stated probabilities are true.
@@ -62,11 +65,13 @@ def calibration_floor(
     ----------
     groups : array of shape (N,), optional
         Patient of each image.
+    metrics : names out of `FLOORED`
+        `smooth_ece` takes as long as all others together.
     n_simulations : int
 
     Returns
     -------
-    DataFrame with a row for ece, ece_equal_mass, mce, smooth_ece and classwise_ece
+    DataFrame with a row for each of `metrics`
         `metric`, `value`, `floor_low`, `floor_mean`, `floor_high` (5th percentile, mean and 95th of the
         perfect model), `p_value` (share of simulations at or above `value`, counting itself; small:
         not calibrated), `n_images`, `n_groups`, `correlation` (within groups). NaN without images.
@@ -74,22 +79,27 @@ def calibration_floor(
     Raises
     ------
     ValueError
-        As `ddeval.metrics.calibration.reliability_table`.
+        As `ddeval.metrics.calibration.reliability_table`; for a metric that is not in `FLOORED`.
 
     References
     ----------
     Vaicenavicius et al. (2019), Evaluating model calibration in classification, arXiv:1902.06977,
     section 4.2 (consistency resampling).
     """
+    unknown = [name for name in metrics if name not in FLOORED]
+    if unknown:
+        raise ValueError(f"metric {unknown[0]!r} is not one of {', '.join(FLOORED)}")
     labels, pred_probs = check_labels_and_probs(labels, pred_probs)
     n_images = len(labels)
     group_of = _numbered(groups, n_images)
     confidence, correct = confidence_and_correct(labels, pred_probs)
     correlation = intraclass_correlation(correct - confidence, group_of) if n_images else np.nan
-    measures: dict[str, Callable[[Drawn], Floats]] = {
-        name: _against(prepare(confidence), confidence) for name, prepare in TOP_CLASS.items()
+    measures = {
+        name: _against(TOP_CLASS[name](confidence), confidence)
+        if name in TOP_CLASS
+        else _classwise(pred_probs)
+        for name in metrics
     }
-    measures["classwise_ece"] = _classwise(pred_probs)
 
     observed = {name: float(of(Drawn(labels[None], correct[None]))[0]) for name, of in measures.items()}
     chance: dict[str, list[Floats]] = {name: [] for name in measures}

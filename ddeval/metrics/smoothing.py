@@ -82,9 +82,10 @@ def _fixed_point(on_nodes: Floats, total: float) -> float:
         integral = (density.sum() - (density[0] + density[-1]) / 2) / n
         return float(integral - width)
 
-    if excess(0.0) <= 0:
-        return 0.0
-    return float(brentq(excess, 0.0, 2.0, xtol=1e-9))  # falls with the width; the error is at most 1
+    low, high = abs(float(on_nodes.sum() / total)), float(np.abs(on_nodes / total).sum())
+    if excess(low) <= 1e-12:  # at this width all is of one sign: nothing cancels but the whole
+        return low
+    return float(brentq(excess, low, high + 1e-9, xtol=1e-9))  # it falls with the width
 
 
 def _n_points(width: float) -> int:
