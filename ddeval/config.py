@@ -272,15 +272,18 @@ def manifest_location(config: Config) -> str | None:
     return os.environ.get("DDEVAL_MANIFEST") or config.manifest
 
 
-def read_yaml(path: Path) -> Any:
-    """Plain values of a YAML file. Tags, aliases, double keys and files over 1 MB are refused."""
+def read_yaml(path: Path, *, only_text: bool = False) -> Any:
+    """Plain values of a YAML file. Tags, aliases, double keys and files over 1 MB are refused.
+
+    With `only_text` every scalar but null is the text that stands there: 001 is not 1, no is not false.
+    """
     text = read_text(path)
     if len(text) > MAX_CONFIG_BYTES:
         raise InputError(
             str(path), f"{len(text)} characters", expected="a short YAML file", todo="Check the path."
         )
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_TextLoader if only_text else _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
@@ -306,6 +309,16 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+
+class _TextLoader(_Loader):
+    """Scalars are text; only an empty one, ~ and null stay null."""
+
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
 
 
 def _input_error(error: ValidationError, section: type[Section], where: str) -> InputError:
