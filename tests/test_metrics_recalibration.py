@@ -266,6 +266,15 @@ def test_a_calibrator_that_fails_keeps_its_row_and_says_why():
     assert ": " in table.loc[0, "note"]
 
 
+def test_netcal_prints_nothing(capfd):
+    """It prints a warning about absent classes and bars of progress; both would spoil `--json`."""
+    pytest.importorskip("netcal")
+    labels, logits = case(22, n_images=200)
+    held = labels != 4
+    calibrators_table(labels[held], logits[held], labels, logits, calibrators=["BBQ"])
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_unknown_calibrator_is_refused_by_name():
     labels, logits = case(21, n_images=20)
     with pytest.raises(ValueError, match="calibrator 'platt' is not one of none, temperature, vector"):

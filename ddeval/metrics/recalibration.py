@@ -9,7 +9,7 @@ our own are in `ddeval.metrics.scaling`; netcal's are asked beside them in one t
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,18 +185,29 @@ def _netcal(name: str, labels: Labels, logits: Logits) -> Callable[[Logits], Pro
     import importlib  # here, because netcal loads torch
 
     module, class_name = NETCAL[name]
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
-        warnings.simplefilter("ignore")
+    with _silence():
         calibrator = getattr(importlib.import_module(module), class_name)()
         calibrator.fit(softmax(logits), np.asarray(labels))
 
     def transform(test: Logits) -> Probs:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with _silence():
             pred_probs: Probs = np.asarray(calibrator.transform(softmax(test)), dtype=np.float64)
         return pred_probs
 
     return transform
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """netcal prints warnings and progress bars, and standard output may be somebody's JSON."""
+    nowhere = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _judged(labels: Labels, pred_probs: Probs) -> dict[str, float]:
