@@ -86,6 +86,15 @@ def next_case(store: Store, batch: Batch, reader: str) -> Screen | None:
         return _show(connection, batch, reader, case_id, reading_no=reading_no, revision=0, draft=None)
 
 
+def case_on_screen(store: Store, nonce: str, reader: str) -> str | None:
+    """The case shown under `nonce` to this reader (to read or to adjudicate); None when it is not."""
+    query = sa.select(schema.screens.c.case_id).where(
+        schema.screens.c.nonce == nonce, schema.screens.c.reader == reader
+    )
+    with store.read() as connection:
+        return connection.execute(query).scalar()
+
+
 def save_draft(store: Store, nonce: str, reader: str, draft: dict[str, Any]) -> bool:
     """Keep an unfinished answer with the screen it belongs to; False when that screen is gone."""
     text = json.dumps(draft, ensure_ascii=False)

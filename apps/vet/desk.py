@@ -1,0 +1,135 @@
+"""The desk: what the app needs at hand, put together once when the server starts.
+
+It joins the store with the manifest, the conditions and the questionnaire, and turns a case into what
+a reader's browser may see. It holds no HTTP and draws nothing.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from ddeval.data.conditions import Conditions
+from ddeval.data.fields import FeatureSchema
+from ddeval.data.images import ImageError, read_image
+from ddeval.data.questionnaire import readable
+from ddeval.errors import InputError
+from ddeval.io import resolve, write_bytes
+from ddeval.vet.accounts import Account
+from ddeval.vet.batches import Batch, read_batches
+from ddeval.vet.reading import Screen, progress
+from ddeval.vet.store import Store
+
+VIEW_EDGE = 2048
+"""Longest edge of the picture a screen opens with; zooming in fetches the full resolution."""
+
+JPEG_QUALITY = 92
+
+
+@dataclass
+class Desk:
+    """Everything the pages and routes of one server share."""
+
+    store: Store
+    manifest: pd.DataFrame
+    """MANIFEST of every case that can be opened; only ids, image paths and answers reach a reader."""
+    image_roots: tuple[Path, ...]
+    conditions: Conditions
+    schema: FeatureSchema | None
+    cache: Path
+    """Folder of re-encoded photographs: upright, without metadata."""
+    is_synthetic: bool = False
+    class_of: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.class_of = {d.name: d.class_name for d in self.conditions.diagnoses}
+
+    @cached_property
+    def photographs(self) -> dict[str, list[str]]:
+        """Image ids of every case, in the order of the manifest."""
+        return {
+            str(case): list(ids) for case, ids in self.manifest.groupby("case_id", sort=False)["image_id"]
+        }
+
+    @cached_property
+    def _rows(self) -> pd.DataFrame:
+        return self.manifest.set_index("image_id")
+
+    def open_batches(self) -> list[Batch]:
+        return [batch for batch in read_batches(self.store) if batch.is_open]
+
+    def batch_of(self, name: str | None) -> Batch | None:
+        """The open batch of that name; without a name the newest open one."""
+        return next((b for b in self.open_batches() if name in (None, b.name)), None)
+
+    def screen(self, shown: Screen, account: Account, batch: Batch) -> dict[str, Any]:
+        """One case as its reader's browser sees it. The keys here are all a blind reader is ever sent."""
+        done = progress(self.store, batch, account.code)
+        return {
+            "batch": shown.batch,
+            "nonce": shown.nonce,
+            "is_practice": shown.is_practice,
+            "draft": shown.draft,
+            "n_photographs": len(self.photographs.get(shown.case_id, ())),
+            "questionnaire": self.answers(shown.case_id),
+            "n_done": done.n_done,
+            "n_left": done.n_left,
+        }
+
+    def answers(self, case_id: str) -> list[list[str]]:
+        """The questionnaire of a case in plain words, without what a blind reader must not know."""
+        ids = self.photographs.get(case_id)
+        if not ids or self.schema is None:
+            return []
+        row = self._rows.loc[[ids[0]]].reset_index().iloc[0]
+        said = readable({str(k): v for k, v in row.items()}, self.schema, is_blind=True)
+        return [[question, answer] for question, answer in said]
+
+    def diagnoses(self) -> list[dict[str, Any]]:
+        """What a reader may type: every diagnosis with its synonyms and definition, by name."""
+        return [
+            {"name": d.name, "synonyms": list(d.synonyms), "definition": d.definition}
+            for d in sorted(self.conditions.diagnoses, key=lambda d: d.name.lower())
+        ]
+
+    def photograph(self, case_id: str, number: int, *, is_full: bool) -> bytes:
+        """JPEG bytes of a photograph: decoded as the model sees it, upright, re-encoded, no metadata.
+
+        Raises
+        ------
+        InputError
+            If the case has no such photograph or its file cannot be read.
+        """
+        ids = self.photographs.get(case_id, [])
+        if not 0 <= number < len(ids):
+            raise InputError(
+                f"case {case_id}",
+                f"photograph {number + 1}",
+                expected=f"one of {len(ids)}",
+                todo="Reload the page.",
+            )
+        image_id = ids[number]
+        key = hashlib.sha256(f"{image_id}|{is_full}".encode()).hexdigest()
+        kept = self.cache / key[:2] / f"{key}.jpg"
+        if kept.is_file():
+            return kept.read_bytes()
+        path = resolve(str(self._rows.loc[image_id, "image"]), self.image_roots, where=f"image {image_id}")
+        try:
+            pixels = read_image(path).pixels
+        except ImageError as error:
+            raise InputError(
+                f"image {image_id}", str(error), expected="a readable photograph", todo="Report the case."
+            ) from error
+        picture = Image.fromarray(pixels)
+        if not is_full:
+            picture.thumbnail((VIEW_EDGE, VIEW_EDGE), Image.Resampling.LANCZOS)
+        out = BytesIO()
+        picture.save(out, "JPEG", quality=JPEG_QUALITY)
+        write_bytes(kept, out.getvalue())
+        kept.chmod(0o600)
+        return out.getvalue()

@@ -1,0 +1,5 @@
+"""The page a reader opens: navigation by role."""
+
+import streamlit as st
+
+st.write("vet")

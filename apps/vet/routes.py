@@ -1,0 +1,328 @@
+"""Routes beside Streamlit's: log-in, photographs, and the reader's exchange with the store.
+
+An answer is acknowledged here, by HTTP and after its commit, together with the next case; a lost
+acknowledgement is asked for again under the same nonce. Everything but log-in stands behind the guard.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from html import escape
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from apps.vet.desk import Desk
+from apps.vet.guard import COOKIE, session_token
+from ddeval.errors import InputError
+from ddeval.vet import accounts, reading
+from ddeval.vet.accounts import Account, LogInRefused
+from ddeval.vet.batches import Batch
+from ddeval.vet.consensus import Answer
+from ddeval.vet.reading import Refused
+
+MOST_BYTES = 64 * 1024
+"""An answer is small; a larger body is not read."""
+
+DETAILS = ("gradable", "note", "poor_photographs", "display", "free_text")
+"""What a reader's browser may store beside the diagnoses."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def routes(desk: Desk, *, prefix: str, public_url: str) -> list[Route]:
+    """All routes under `prefix` ("" or "/vet")."""
+    is_https = urlsplit(public_url).scheme == "https"
+
+    async def log_in_page(request: Request) -> Response:
+        return _page(prefix, "Log in", _log_in_form(prefix))
+
+    async def log_in(request: Request) -> Response:
+        form = await _form(request)
+        try:
+            token = await run_in_threadpool(
+                accounts.log_in,
+                desk.store,
+                form.get("name", ""),
+                form.get("password", ""),
+                address=request.state.address,
+            )
+        except LogInRefused as refusal:
+            body = _log_in_form(prefix, message=str(refusal), name=form.get("name", ""))
+            return _page(prefix, "Log in", body, status=429 if refusal.is_limited else 401)
+        response = RedirectResponse(f"{prefix}/", status_code=303)
+        set_session(response, token, prefix=prefix, is_https=is_https)
+        return response
+
+    async def log_out(request: Request) -> Response:
+        token = session_token(request.headers.get("cookie", ""))
+        if token:
+            await run_in_threadpool(accounts.log_out, desk.store, token)
+        response = RedirectResponse(f"{prefix}/login", status_code=303)
+        response.delete_cookie(COOKIE, path=f"{prefix}/")
+        return response
+
+    async def link_page(request: Request) -> Response:
+        return _page(prefix, "Choose a password", _password_form(request.url.path))
+
+    async def use_link(request: Request) -> Response:
+        form = await _form(request)
+        token = request.path_params["token"]
+        try:
+            if form.get("password") != form.get("again"):
+                raise InputError(
+                    "password", "two different ones", expected="the same twice", todo="Type it again."
+                )
+            await run_in_threadpool(accounts.use_link, desk.store, token, form.get("password", ""))
+        except InputError as error:
+            message = f"Found {error.found}; expected {error.expected}. {error.todo}"
+            return _page(prefix, "Choose a password", _password_form(request.url.path, message), status=400)
+        except LogInRefused:
+            text = "<p>This link was used already or is too old. Ask your admin for a new one.</p>"
+            return _page(prefix, "Link no longer valid", text, status=410)
+        return RedirectResponse(f"{prefix}/login", status_code=303)
+
+    async def diagnoses(request: Request) -> Response:
+        return JSONResponse(desk.diagnoses())
+
+    async def screen(request: Request) -> Response:
+        account, batch = _reader(request, desk)
+        return JSONResponse(await run_in_threadpool(_next, desk, batch, account))
+
+    async def answer(request: Request) -> Response:
+        account, batch = _reader(request, desk)
+        body = await _json(request)
+        parsed, details = _answer(body, desk)
+
+        def commit() -> dict[str, Any]:
+            event = reading.record_reading(
+                desk.store,
+                batch,
+                account.code,
+                str(body["nonce"]),
+                parsed,
+                details=details,
+                role=account.role,
+            )
+            return {"saved": event["seq"], "next": _next(desk, batch, account)}
+
+        return JSONResponse(await run_in_threadpool(commit))
+
+    async def draft(request: Request) -> Response:
+        account, _ = _reader(request, desk)
+        body = await _json(request)
+        kept = await run_in_threadpool(
+            reading.save_draft, desk.store, str(body["nonce"]), account.code, dict(body.get("draft") or {})
+        )
+        return JSONResponse({"kept": kept})
+
+    async def aside(request: Request) -> Response:
+        account, batch = _reader(request, desk)
+        body = await _json(request)
+
+        def commit() -> dict[str, Any]:
+            event = reading.set_aside(
+                desk.store,
+                batch,
+                account.code,
+                str(body["nonce"]),
+                "report" if body.get("kind") == "report" else "skip",
+                reason=str(body.get("reason") or ""),
+            )
+            return {"saved": event["seq"], "next": _next(desk, batch, account)}
+
+        return JSONResponse(await run_in_threadpool(commit))
+
+    async def undo(request: Request) -> Response:
+        account, batch = _reader(request, desk)
+        body = await _json(request)
+
+        def commit() -> dict[str, Any]:
+            shown = reading.undo(desk.store, batch, account.code, reason=str(body.get("reason") or "undone"))
+            return {"next": desk.screen(shown, account, batch)}
+
+        return JSONResponse(await run_in_threadpool(commit))
+
+    async def photograph(request: Request) -> Response:
+        account, batch = _reader(request, desk)
+        nonce, number = request.path_params["nonce"], request.path_params["number"]
+
+        def fetch() -> bytes:
+            case_id = _case_on_screen(desk, batch, account, nonce)
+            return desk.photograph(case_id, number, is_full=request.query_params.get("size") == "full")
+
+        return Response(await run_in_threadpool(fetch), media_type="image/jpeg")
+
+    table: list[tuple[str, str, Handler]] = [
+        ("/login", "GET", log_in_page),
+        ("/login", "POST", log_in),
+        ("/logout", "POST", log_out),
+        ("/link/{token}", "GET", link_page),
+        ("/link/{token}", "POST", use_link),
+        ("/api/diagnoses", "GET", diagnoses),
+        ("/api/screen", "GET", screen),
+        ("/api/answer", "POST", answer),
+        ("/api/draft", "POST", draft),
+        ("/api/aside", "POST", aside),
+        ("/api/undo", "POST", undo),
+        ("/api/photograph/{nonce}/{number:int}", "GET", photograph),
+    ]
+    return [Route(prefix + path, _told(handler), methods=[method]) for path, method, handler in table]
+
+
+def set_session(response: Response, token: str, *, prefix: str, is_https: bool) -> None:
+    """The session cookie: unreadable to scripts, kept to this site, and to https where there is https."""
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=int(accounts.SESSION_MOST.total_seconds()),
+        path=f"{prefix}/",
+        secure=is_https,
+        httponly=True,
+        samesite="lax",
+    )
+
+
+class _Forbidden(Exception):
+    """The account may not do this, or the batch is not open."""
+
+
+def _told(handler: Handler) -> Handler:
+    """The handler with every refusal as JSON a person can read, and nothing else about what went wrong."""
+
+    async def told(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except Refused as refusal:
+            return JSONResponse({"code": refusal.code, "message": str(refusal)}, status_code=409)
+        except _Forbidden as refusal:
+            return JSONResponse({"code": "forbidden", "message": str(refusal)}, status_code=403)
+        except InputError as error:
+            return JSONResponse(
+                {"code": "bad_answer", "message": f"{error.found}. {error.todo}"}, status_code=400
+            )
+        except (KeyError, TypeError, ValueError):
+            return JSONResponse(
+                {"code": "bad_answer", "message": "The request was not understood. Nothing was saved."},
+                status_code=400,
+            )
+
+    return told
+
+
+def _reader(request: Request, desk: Desk) -> tuple[Account, Batch]:
+    """The account behind a request, if it may read, and the batch it asks for."""
+    account: Account | None = getattr(request.state, "account", None)
+    if account is None or not account.may("read"):
+        raise _Forbidden("Your account does not read cases.")
+    batch = desk.batch_of(request.query_params.get("batch"))
+    if batch is None:
+        raise Refused("closed", "There is no open batch to read. Nothing was saved.")
+    return account, batch
+
+
+def _next(desk: Desk, batch: Batch, account: Account) -> dict[str, Any] | None:
+    shown = reading.next_case(desk.store, batch, account.code)
+    return None if shown is None else desk.screen(shown, account, batch)
+
+
+def _case_on_screen(desk: Desk, batch: Batch, account: Account, nonce: str) -> str:
+    """The case behind a nonce, if it is on this account's screen: a photograph is shown to no one else."""
+    case_id = reading.case_on_screen(desk.store, nonce, account.code)
+    if case_id is None:
+        raise _Forbidden("This photograph is not on your screen.")
+    return case_id
+
+
+def _answer(body: dict[str, Any], desk: Desk) -> tuple[Answer, dict[str, Any]]:
+    """The answer in a request; names must be diagnoses of the conditions file."""
+    names = tuple(desk.conditions.find(str(name)).name for name in body.get("diagnoses") or ())
+    if len(names) > 3 or len(set(names)) < len(names):
+        raise Refused("bad_answer", "Give up to three different diagnoses. Nothing was saved.")
+    confidences = tuple(int(c) for c in body.get("confidences") or ())
+    if not all(1 <= c <= 5 for c in confidences):
+        raise Refused("bad_answer", "Confidence has five bands. Nothing was saved.")
+    answer = Answer(names, confidences, body.get("exit"), bool(body.get("more_than_one_disease")))
+    return answer, {name: body[name] for name in DETAILS if body.get(name) not in (None, "", [], {})}
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    content = await _body(request)
+    value = json.loads(content)
+    if not isinstance(value, dict):
+        raise TypeError("a JSON object is expected")
+    return value
+
+
+async def _body(request: Request) -> bytes:
+    content = b""
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > MOST_BYTES:
+            raise Refused("bad_answer", "That is more than an answer can hold. Nothing was saved.")
+    return content
+
+
+async def _form(request: Request) -> dict[str, str]:
+    return dict(parse_qsl((await _body(request)).decode("utf-8", "replace"), keep_blank_values=True))
+
+
+def _log_in_form(prefix: str, *, message: str = "", name: str = "") -> str:
+    return f"""<form method="post" action="{prefix}/login">
+{_alert(message)}
+<label for="name">Reader code or e-mail</label>
+<input id="name" name="name" autocomplete="username" required autofocus value="{escape(name)}">
+<label for="password">Password</label>
+<input id="password" name="password" type="password" autocomplete="current-password" required>
+<button>Log in</button>
+</form>"""
+
+
+def _password_form(action: str, message: str = "") -> str:
+    return f"""<form method="post" action="{escape(action)}">
+{_alert(message)}
+<p>At least 12 characters. Three or four unrelated words do well.</p>
+<label for="password">New password</label>
+<input id="password" name="password" type="password" autocomplete="new-password" minlength="12"
+ required autofocus>
+<label for="again">The same again</label>
+<input id="again" name="again" type="password" autocomplete="new-password" minlength="12" required>
+<button>Set password</button>
+</form>"""
+
+
+def _alert(message: str) -> str:
+    return f'<p role="alert">{escape(message)}</p>' if message else ""
+
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2126; --paper: #f6f7f8; --card: #fff; --line: #8a949e;
+  --accent: #0b5c8f; --bad: #a3261b }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8ecf0; --paper: #14181c; --card: #1d2329;
+  --line: #7c8792; --accent: #7cc0ee; --bad: #ff9d92 } }
+* { box-sizing: border-box } body { margin: 0; min-height: 100vh; display: grid; place-items: center;
+  background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
+main { width: min(24rem, 92vw); padding: 2rem; background: var(--card); border-radius: .75rem;
+  box-shadow: 0 1px 3px #0003 }
+h1 { margin: 0 0 1rem; font-size: 1.35rem } label { display: block; margin-top: 1rem; font-weight: 600 }
+input { width: 100%; min-height: 44px; padding: .5rem .75rem; font: inherit; color: inherit;
+  background: transparent; border: 1px solid var(--line); border-radius: .4rem }
+button { width: 100%; min-height: 44px; margin-top: 1.5rem; border: 0; border-radius: .4rem; font: inherit;
+  font-weight: 600; color: var(--card); background: var(--accent); cursor: pointer }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px }
+[role=alert] { color: var(--bad); font-weight: 600 }
+"""
+
+
+def _page(prefix: str, title: str, body: str, *, status: int = 200) -> HTMLResponse:
+    """A page of ours, without a script: its policy is stricter than Streamlit's."""
+    html = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)} · ddeval vet</title><style>{STYLE}</style></head>
+<body><main><h1>{escape(title)}</h1>{body}</main></body></html>"""
+    policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
+    return HTMLResponse(html, status_code=status, headers={"content-security-policy": policy})

@@ -1,0 +1,136 @@
+"""The server: Streamlit's pages and our routes behind one guard, on one address.
+
+It binds to loopback unless told otherwise, and refuses to be reached from elsewhere without accounts.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from apps.vet.desk import Desk
+from apps.vet.guard import Guard
+from apps.vet.routes import routes
+from ddeval.errors import InputError
+from ddeval.vet.accounts import accounts
+from ddeval.vet.store import is_private
+
+HERE = Path(__file__).parent
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+OPTIONS = {
+    "browser.gatherUsageStats": "false",
+    "client.showErrorDetails": "none",
+    "client.toolbarMode": "minimal",
+    "client.disableDataExport": "true",
+    "server.enableStaticServing": "false",
+    "server.enableXsrfProtection": "true",
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "server.maxUploadSize": "1",
+    "server.maxMessageSize": "10",
+    "theme.font": "sans-serif",
+}
+"""Streamlit settings: nothing is sent out, no error detail reaches a browser, nothing can be uploaded."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server listens and under which address readers reach it."""
+
+    host: str = "127.0.0.1"
+    port: int = 8501
+    public_url: str = ""
+    """As readers type it, e.g. https://vet.clinic.example/vet; empty on one's own machine."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks whose X-Forwarded-For is believed."""
+    is_exposed_on_purpose: bool = False
+
+    @property
+    def prefix(self) -> str:
+        return urlsplit(self.public_url).path.rstrip("/")
+
+
+DESK: Desk | None = None
+"""The desk of this process, for Streamlit's page scripts, which take no arguments."""
+
+
+def check_exposure(desk: Desk, address: Address) -> None:
+    """An InputError unless the server is reachable from this machine only, or meant to be and locked."""
+    if address.host in LOOPBACK:
+        return
+    people = [a for a in accounts(desk.store) if a.is_active]
+    problem = ""
+    if not address.is_exposed_on_purpose:
+        problem = "no --expose"
+    elif not people:
+        problem = "no account"
+    elif desk.store.path is not None and not is_private(desk.store.path):
+        problem = f"a store others can read ({desk.store.path})"
+    if problem:
+        raise InputError(
+            f"--host {address.host}",
+            problem,
+            expected="accounts, a private store and --expose before anyone else can reach the server",
+            todo="Stay on 127.0.0.1 behind a proxy (docs/deploy.md); `ddeval vet user add` adds accounts.",
+        )
+
+
+def build(desk: Desk, address: Address) -> Any:
+    """The ASGI application."""
+    global DESK
+    DESK = desk
+    for name, value in OPTIONS.items():
+        section, _, key = name.partition(".")
+        os.environ[f"STREAMLIT_{section.upper()}_{_upper_snake(key)}"] = value
+    if address.prefix:
+        os.environ["STREAMLIT_SERVER_BASE_URL_PATH"] = address.prefix.strip("/")
+    import streamlit as st  # after the settings, which it reads once
+
+    app = st.App(
+        HERE / "page.py",
+        routes=routes(desk, prefix=address.prefix, public_url=address.public_url),
+        on_script_error=_hide_error,
+    )
+    return Guard(
+        app,
+        store=desk.store,
+        prefix=address.prefix,
+        public_url=address.public_url,
+        trusted_proxies=address.trusted_proxies,
+    )
+
+
+def serve(desk: Desk, address: Address) -> None:
+    """Serve until interrupted."""
+    import uvicorn
+
+    check_exposure(desk, address)
+    uvicorn.run(
+        build(desk, address),
+        host=address.host,
+        port=address.port,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,  # the guard decides whose forwarded address counts
+        ws_max_size=1024 * 1024,
+    )
+
+
+def _hide_error(error: Exception) -> bool:
+    """Log an error under an id; the browser learns the id and nothing else."""
+    import logging
+    import secrets
+
+    import streamlit as st
+
+    number = secrets.token_hex(4)
+    logging.getLogger("ddeval.vet").error("error %s in a page", number, exc_info=error)
+    st.error(f"Something went wrong on our side (number {number}). Your saved readings are safe.")
+    return True
+
+
+def _upper_snake(name: str) -> str:
+    return "".join(f"_{c}" if c.isupper() else c.upper() for c in name)
