@@ -17,8 +17,8 @@ HEADLINES = (
     ("top_1_accuracy", "top-1", "percent"),
     ("top_3_accuracy", "top-3", "percent"),
     ("balanced_accuracy", "balanced accuracy", "percent"),
-    ("auroc_macro", "AUROC (macro)", "probability"),
-    ("ece", "ECE", "probability"),
+    ("auroc_macro", "AUROC (macro, {n_used}/{n_classes})", "probability"),
+    ("ece", "ECE{floor}", "probability"),
 )
 
 
@@ -74,26 +74,56 @@ def value(number: Any, unit: str) -> str:
 
 
 def interval(cell: Mapping[str, Any], unit: str) -> str:
+    """`72.8 – 74.4`, in the unit of the value; empty where there is none."""
     low, high = cell.get("ci_low"), cell.get("ci_high")
-    if low is None or high is None:
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return ""
     return f"{value(low, unit).removesuffix(' %')} – {value(high, unit).removesuffix(' %')}"
 
 
-def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> str:
-    """Aligned columns: the first to the left, numbers as they are padded by their own text."""
-    shown = [list(header), *map(list, rows)] if header else [list(row) for row in rows]
-    widths = [max(len(row[i]) for row in shown) for i in range(len(shown[0]))]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in shown]
-    return "\n".join("   ".join(line).rstrip() for line in lines)
+def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
+    """Aligned columns, the first and the last to the left, those between to the right."""
+    shown = [list(header), *map(list, rows)]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(header))]
+    last = len(header) - 1
+    lines = [
+        [
+            cell.ljust(width) if i in (0, last) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in shown
+    ]
+    return "\n".join("    ".join(line).rstrip() for line in lines)
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """The table of `ddeval score`: the headline metrics with their intervals over groups."""
+    """The result of `ddeval score`: the headline metrics with their intervals over groups."""
     metrics = result["metrics"]
+    words = {
+        "n_classes": len(result["per_class"]),
+        "n_used": len(result["per_class"]) - len(result["excluded_classes"]),
+        "floor": _floor(metrics),
+    }
     rows = [
-        [name, value(metrics[key]["value"], unit), interval(metrics[key], unit)]
+        [name.format(**words), value(metrics[key]["value"], unit), interval(metrics[key], unit)]
         for key, name, unit in HEADLINES
         if key in metrics
     ]
-    return table(rows, header=["", "value", f"95 % interval ({result.get('group_unit', 'groups')})"])
+    lines = [table(rows, header=["", "value", f"95 % interval ({result['group_unit']})"])]
+    answered = metrics["coverage_at_risk_5"]["value"]
+    lines.append(
+        "answers only when sure enough that ≤ 5 % of answers are wrong: "
+        + (f"answers {value(answered, 'percent')}" if answered else "never that sure")
+    )
+    if result["n_quarantined"]:
+        lines.append(f"unreadable images, not scored: {result['n_quarantined']:,} (quarantine.parquet)")
+    if result["n_unlabelled"]:
+        lines.append(f"images without a label, not counted: {result['n_unlabelled']:,}")
+    return "\n".join(lines)
+
+
+def _floor(metrics: Mapping[str, Any]) -> str:
+    """What a perfectly calibrated model would show at this n, where it is known."""
+    low, high = (metrics.get(f"ece_floor_{end}", {}).get("value") for end in ("low", "high"))
+    known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
+    return f" (if calibrated: {low:.3f} – {high:.3f})" if known else ""

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ddeval.cli import console
+from ddeval.cli import COMMANDS, console
 from ddeval.errors import InputError
+from ddeval.project import find_project
 
 
 def score(
@@ -56,6 +57,10 @@ def score(
         Literal["softmax", "sigmoid"], typer.Option(help="Predictions file: sigmoid rows need not sum to 1.")
     ] = "softmax",
     other_class: Annotated[str | None, typer.Option(help="The class that is none of the others.")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images between two points of resumption.")] = 1024,
+    calibrators: Annotated[
+        Literal["quick", "all", "none"], typer.Option(help="Calibrators compared; all may take minutes.")
+    ] = "quick",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
     n_resamples: Annotated[int, typer.Option(min=1, help="Bootstrap draws of the intervals.")] = 2000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, nothing else.")] = False,
@@ -65,6 +70,7 @@ def score(
 
     Example: ddeval score gen2a_medsiglip --data manifest.csv
     """
+    from ddeval.score.evaluate import evaluate
     from ddeval.score.folder import is_run
     from ddeval.score.foreign import is_predictions_file
 
@@ -81,18 +87,26 @@ def score(
     else:
         run = _model_run(
             checkpoint, data, out, dry_run=dry_run, split=split, images=images or [], device=device,
-            dtype=dtype, batch_size=batch_size, tta=tta, shard=shard, workers=workers,
+            dtype=dtype, batch_size=batch_size, tta=tta, shard_size=shard_size, shard=shard, workers=workers,
             class_names=_names(class_names), other_class=other_class,
         )  # fmt: skip
     if run is None:
         return
-    result = _evaluated(run, labels, data, seed=seed, n_resamples=n_resamples)
+    result = evaluate(
+        run,
+        labels,
+        manifest=data,
+        seed=seed,
+        n_resamples=n_resamples,
+        calibrators=calibrators,
+        note=console.note,
+    )
     page = _reported(run, report, out, labels=result["labels"], photos=photos)
     if as_json:
         console.say_json({**result, "report": str(page)})
         return
     console.say(console.headline(result))
-    console.say(f"\nreport   {page}\nnext     ddeval audit {run}   ·   ddeval compare {run} RUN")
+    console.say(f"\nreport   {page}\nnext     {_next(run)}")
 
 
 def _finished(run: Path, *, dry_run: bool) -> Path | None:
@@ -131,9 +145,10 @@ def _file_run(
         kind=values,
         link=link,
     )
+    manifest = data or (None if file.labels is not None else _named_manifest(None))
     job = prepare_file(
-        file, data or _named_manifest(None), out=out, split=split, link=link, other_class=other_class,
-        image_roots=images, note=console.note,
+        file, manifest, out=out, runs=_home("runs"), split=split, link=link, other_class=other_class,
+        image_roots=_image_roots(images, data), note=console.note,
     )  # fmt: skip
     console.note(described(job.facts, job.out))
     return None if dry_run else execute_file(job)
@@ -151,6 +166,7 @@ def _model_run(
     dtype: Literal["auto", "fp32", "bf16", "fp16"],
     batch_size: int,
     tta: Literal["none", "hflip"],
+    shard_size: int,
     shard: str,
     workers: int,
     class_names: list[str],
@@ -170,8 +186,13 @@ def _model_run(
             todo="Pass --data MANIFEST, set $DDEVAL_MANIFEST, or write `manifest:` into the config.",
         )
     loaded = load_checkpoint(spec, class_names=class_names or None, other_class=other_class)
-    settings = Settings(split=split, device=device, dtype=dtype, batch_size=batch_size, tta=tta)
-    job = prepare(loaded, manifest, settings=settings, out=out, image_roots=images, note=console.note)
+    settings = Settings(
+        split=split, device=device, dtype=dtype, batch_size=batch_size, shard_size=shard_size, tta=tta
+    )
+    job = prepare(
+        loaded, manifest, settings=settings, out=out, runs=_home("runs"),
+        image_roots=_image_roots(images, data), note=console.note,
+    )  # fmt: skip
     console.note(described(job.facts, job.out))
     if dry_run:
         return None
@@ -183,34 +204,55 @@ def _model_run(
 
 
 def _named_manifest(config: Any) -> Path | None:
-    """The manifest a config or $DDEVAL_MANIFEST names."""
+    """The manifest that $DDEVAL_MANIFEST, the config or the project names, in this order."""
+    project = find_project()
     name = os.environ.get("DDEVAL_MANIFEST") or (config.manifest if config else None)
-    return Path(name) if name else None
+    return Path(name) if name else project.manifest if project else None
 
 
-def _evaluated(
-    run: Path, labels: str | None, data: Path | None, *, seed: int, n_resamples: int
-) -> dict[str, Any]:
-    from ddeval.score.evaluate import evaluate
+def _image_roots(images: list[Path], data: Path | None) -> list[Path]:
+    """Folders asked for, else the project's for the project's manifest; [] is the manifest's own."""
+    project = find_project()
+    if images or project is None or data is not None:
+        return images
+    return list(project.image_roots)
 
-    return evaluate(run, labels, manifest=data, seed=seed, n_resamples=n_resamples, note=console.note)
+
+def _home(name: Literal["runs", "reports"]) -> Path:
+    """Folder of runs or reports: the project's, else in the working directory."""
+    project = find_project()
+    return Path(name) if project is None else project.runs if name == "runs" else project.reports
 
 
 def _reported(run: Path, report: Path | None, out: Path | None, *, labels: str, photos: bool) -> Path:
     """Write the page: where asked, else beside a run that was given its own folder, else into reports/."""
     from ddeval.report.html import write_run_report
+    from ddeval.score.folder import read_looks, read_run
+    from ddeval.score.rows import manifest_path
 
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    page = report or (out / "report.html" if out else Path("reports") / f"{today}-{run.name}.html")
-    write_run_report(run, page, label_version=labels, date=today, photos=photos)
+    page = report or (out / "report.html" if out else _home("reports") / f"{today}-{run.name}.html")
+    looks = read_looks(manifest_path(run, read_run(run)))
+    write_run_report(run, page, label_version=labels, date=today, photos=photos, looks=looks)
     return page
+
+
+def _next(run: Path) -> str:
+    """What one would do now, of the commands there are."""
+    steps = {
+        "audit": f"ddeval audit {run}",
+        "compare": f"ddeval compare {run} RUN",
+        "verify": f"ddeval verify {run}",
+    }
+    there = [step for name, step in steps.items() if name in COMMANDS]
+    return "   ·   ".join(there[:2]) or f"ddeval score {run} --labels v1"
 
 
 def described(facts: dict[str, Any], out: Path) -> str:
     """One line: what is scored, on what, into which folder."""
     parts = [
         facts["checkpoint"]["name"],
-        f"{', '.join(facts['splits']) or 'all'} {facts['n_images']:,} images, {facts['n_groups']:,} groups",
+        f"{', '.join(facts['splits']) or 'all'} {facts['n_images']:,} images, {facts['n_groups']:,} {facts['group_unit']}",
         ", ".join(str(facts[name]) for name in ("device", "dtype") if name in facts),
         str(out),
     ]

@@ -10,6 +10,7 @@ into the run folder, and the look at the labels into the ledger beside the manif
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ddeval import io, tables
+from ddeval.data.checks import data_checks
 from ddeval.data.images import decode, thumbnail
 from ddeval.data.overlay import apply_overlay, find_overlay, read_overlay
 from ddeval.errors import ImageError, InputError
@@ -27,11 +29,11 @@ from ddeval.metrics.resampling import N_RESAMPLES
 from ddeval.metrics.summary import summarise, summary_json
 from ddeval.score import folder
 from ddeval.score.predictions import Predictions, read_predictions
-from ddeval.score.rows import manifest_path, unchanged_manifest
+from ddeval.score.recalibration import Choice, ClosedSet, closed_set_logits, recalibration
+from ddeval.score.rows import CALIBRATION, group_unit, manifest_path, unchanged_manifest
 
 N_GALLERY = 60
 """Confident errors shown in the report."""
-GROUP_KINDS = {"patient": "patients", "lesion": "lesions", "case": "cases", "image": "images"}
 OVERLAYS = Path("labels")
 """Folder of frozen overlays, from the working directory, unless the caller names another."""
 
@@ -44,6 +46,7 @@ def evaluate(
     overlays: Path = OVERLAYS,
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
+    calibrators: Choice = "quick",
     note: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """The numbers of a run under a version of the labels: what `ddeval score --json` prints.
@@ -56,6 +59,8 @@ def evaluate(
         A frozen overlay: its file, or its name (`v2`) in `overlays`; the manifest's own where None or v0.
     manifest : Path, optional
         Where the manifest lies now, if not where the run found it; its content must be the same.
+    calibrators : {"quick", "all", "none"}
+        Methods compared in the table of calibrators, where the run has a calibration split.
     note : callable
         Told each sentence about what was left out.
 
@@ -75,19 +80,20 @@ def evaluate(
         frame = apply_overlay(frame, overlay)
     version = overlay.version if overlay else "v0"
 
-    judged = _rows_judged(predictions, facts["splits"])
-    frame = frame.set_index("image_id", drop=False).loc[judged.frame["image_id"]]
-    label_of, is_labelled = label_codes(frame["label"], predictions.class_names, where=str(path))
+    by_id = frame.set_index("image_id", drop=False)
+    judged = _of_splits(predictions, facts["splits"])
+    rows = by_id.loc[judged.frame["image_id"]]
+    label_of, is_labelled = label_codes(rows, predictions.class_names, where=str(path))
     if not is_labelled.any():
         raise InputError(
             str(path),
-            f"no label for any of the {len(frame):,} scored images",
+            f"no label for any of the {len(rows):,} scored images",
             expected="labels",
             todo=f"The predictions are kept in {run}; numbers need a manifest with labels.",
         )
     if not is_labelled.all():
         note(f"images without a label under {version}, not counted: {int((~is_labelled).sum()):,}")
-    judged, label_of, frame = judged.rows(is_labelled), label_of[is_labelled], frame[is_labelled]
+    judged, label_of = judged.rows(is_labelled), label_of[is_labelled]
 
     summary = summarise(
         label_of,
@@ -103,8 +109,19 @@ def evaluate(
     )
     if summary.excluded:
         note(f"classes without an image, in no mean over classes: {', '.join(summary.excluded)}")
-    curves = dict(summary.curves)
-    gallery, unreadable = write_gallery(run, confident_errors(judged, label_of), frame, _roots(facts, path))
+    metrics, curves = summary.metrics, dict(summary.curves)
+    scaled = recalibration(
+        closed_set_logits(judged, label_of),
+        _calibration_set(predictions, by_id, facts["splits"], where=str(path)),
+        run=run.name,
+        calibrators=calibrators,
+        rng=np.random.default_rng([seed, 1]),
+        n_resamples=n_resamples,
+    )
+    if scaled:
+        metrics = pd.concat([metrics, scaled.metrics], ignore_index=True)
+        curves |= scaled.curves
+    gallery, unreadable = write_gallery(run, confident_errors(judged, label_of), by_id, _roots(facts, path))
     if unreadable:
         note(f"images of the gallery that could not be shown: {unreadable}")
     if len(gallery):
@@ -123,14 +140,18 @@ def evaluate(
         "labels": version,
         "splits": facts["splits"],
         "group_unit": group_unit(judged.frame["group"]),
-        **summary_json(summary),
+        **summary_json(summary._replace(metrics=metrics)),
+        "recalibration": scaled.facts if scaled else None,
         "n_unlabelled": int((~is_labelled).sum()),
         "n_quarantined": n_quarantined(run, facts["splits"]),
         "other_class": judged.other_class,
         "notes": facts.get("notes", []),
         "made_from": made_from,
     }
-    write_numbers(run / f"labels-{version}", summary.metrics, curves, result, made_from)
+    target = run / f"labels-{version}"
+    write_numbers(target, metrics, curves, result, made_from)
+    checks = data_checks(frame, class_names=predictions.class_names)
+    io.write_json(target / "checks.json", [asdict(check) for check in checks])
     line = folder.record_look(path, {"run": run.name, "splits": facts["splits"], **made_from})
     if line:
         note(line)
@@ -138,9 +159,10 @@ def evaluate(
 
 
 def label_codes(
-    labels: pd.Series, class_names: Sequence[str], *, where: str
+    manifest: pd.DataFrame, class_names: Sequence[str], *, where: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Index of each label among the class names, and whether there is a label; an InputError for others."""
+    labels = manifest.get("label", pd.Series(None, index=manifest.index, dtype=object))
     is_labelled = labels.notna().to_numpy()
     codes = pd.Index(class_names).get_indexer(pd.Index(labels.where(labels.notna(), class_names[0])))
     strange = (codes < 0) & is_labelled
@@ -218,12 +240,6 @@ def write_numbers(
     io.write_json(target / "metrics.json", result)
 
 
-def group_unit(groups: pd.Series) -> str:
-    """What the groups are, in words: `patients`, or `patients, else images` where some have no patient."""
-    kinds = set(groups.str.partition(":")[0])
-    return ", else ".join(name for kind, name in GROUP_KINDS.items() if kind in kinds)
-
-
 def n_quarantined(run: Path, splits: Sequence[str]) -> int:
     """Images of the splits that could not be read."""
     path = run / folder.QUARANTINE_FILE
@@ -233,11 +249,20 @@ def n_quarantined(run: Path, splits: Sequence[str]) -> int:
     return int((frame["split"].isin(splits) | (not splits)).sum())
 
 
-def _rows_judged(predictions: Predictions, splits: Sequence[str]) -> Predictions:
-    """The rows of the splits that are judged; all where the run names none."""
-    if not splits:
-        return predictions
-    return predictions.rows(predictions.frame["split"].isin(splits).to_numpy())
+def _of_splits(predictions: Predictions, splits: Sequence[str]) -> Predictions:
+    """The rows of the splits; all where the run names none."""
+    return predictions.rows(predictions.frame["split"].isin(splits).to_numpy()) if splits else predictions
+
+
+def _calibration_set(
+    predictions: Predictions, by_id: pd.DataFrame, judged: Sequence[str], *, where: str
+) -> ClosedSet | None:
+    """The labelled rows of the calibration split, unless it is what is judged."""
+    if not judged or CALIBRATION in judged:
+        return None
+    rows = _of_splits(predictions, [CALIBRATION])
+    codes, is_labelled = label_codes(by_id.loc[rows.frame["image_id"]], rows.class_names, where=where)
+    return closed_set_logits(rows.rows(is_labelled), codes[is_labelled])
 
 
 def _roots(facts: dict[str, Any], manifest: Path) -> list[Path]:

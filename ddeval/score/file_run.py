@@ -18,7 +18,7 @@ from ddeval.score.align import align, named, own_manifest
 from ddeval.score.foreign import PredictionsFile
 from ddeval.score.plan import Plan, begin
 from ddeval.score.predictions import Link, Predictions, write_predictions
-from ddeval.score.rows import CALIBRATION, rows_of, synthetic
+from ddeval.score.rows import CALIBRATION, group_unit, rows_of, synthetic
 
 FILE_KIND = "predictions file"
 """What `run.json` calls the kind of such a checkpoint."""
@@ -82,6 +82,7 @@ def prepare_file(
         "is_synthetic": synthetic(frame),
         "n_images": len(judged),
         "n_groups": int(judged["group"].nunique()),
+        "group_unit": group_unit(judged["group"]),
         "class_names": predictions.class_names,
         "other_class": other_class,
         "link": link,

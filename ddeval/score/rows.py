@@ -13,6 +13,8 @@ from ddeval.score import folder
 CALIBRATION = "calibration"
 """Scored with the split that is judged, so that a temperature or a threshold can be fitted on it."""
 
+GROUP_KINDS = {"patient": "patients", "lesion": "lesions", "case": "cases", "image": "images"}
+
 
 def rows_of(
     frame: pd.DataFrame, split: str, *, where: str, note: Callable[[str], None] = lambda line: None
@@ -37,6 +39,12 @@ def rows_of(
         )
     kept = frame[splits.isin([split, CALIBRATION])]
     return kept.reset_index(drop=True), [split]
+
+
+def group_unit(groups: pd.Series) -> str:
+    """What the groups are, in words: `patients`, or `patients, else images` where some have no patient."""
+    kinds = set(groups.str.partition(":")[0])
+    return ", else ".join(name for kind, name in GROUP_KINDS.items() if kind in kinds)
 
 
 def synthetic(rows: pd.DataFrame) -> bool:

@@ -29,7 +29,7 @@ from ddeval.score.engine import DtypeName, Engine, answers, engine
 from ddeval.score.feed import Source
 from ddeval.score.plan import SHARD_SIZE, Plan, begin, shards_of
 from ddeval.score.predictions import Predictions
-from ddeval.score.rows import manifest_path, rows_of, synthetic, unchanged_manifest
+from ddeval.score.rows import group_unit, manifest_path, rows_of, synthetic, unchanged_manifest
 
 BIT_RELEVANT = ("ddeval", "torch", "transformers", "pillow")
 """Libraries whose version may change the last bits of a logit."""
@@ -138,6 +138,7 @@ def prepare(
         "is_synthetic": synthetic(rows),
         "n_images": int(rows["split"].isin(splits).sum()) if splits else len(rows),
         "n_groups": int((rows[rows["split"].isin(splits)] if splits else rows)["group"].nunique()),
+        "group_unit": group_unit(rows["group"]),
         "class_names": checkpoint.class_names,
         "other_class": checkpoint.other_class,
         "link": checkpoint.link,
