@@ -57,7 +57,7 @@ def choose_threshold(
     returned threshold exceeds `risk` with probability at most 1 - `confidence_level`, for any model and
     any number of images. Thresholds are tested from sure to unsure by an exact binomial test and the
     walk ends at the first that fails (fixed-sequence testing); it sets out from two places that depend
-    on nothing but N, each with half of 1 - `confidence_level`. With `groups` the counts are divided by
+    on no answer, each with half of 1 - `confidence_level`. With `groups` the counts are divided by
     a design effect estimated from the errors (Korn and Graubard), never below 1: the guarantee is then
     approximate. Where nothing can be shown the threshold is `ANSWER_NONE`: for a risk of 5 % that is
     always so below 59 images.
@@ -93,7 +93,7 @@ def choose_threshold(
     correct, confidence, group_of = _check(correct, confidence, groups)
     _check_share("risk", risk)
     _check_share("confidence_level", confidence_level)
-    starts = _starts(len(correct), risk, confidence_level)
+    starts = _starts(group_of, risk, confidence_level)
     level = (1 - confidence_level) / len(starts)
     icc = intraclass_correlation(~correct, group_of)
     lowest = ANSWER_NONE
@@ -179,10 +179,15 @@ def intraclass_correlation(values: npt.NDArray[Any], group_of: npt.NDArray[np.in
     return float(np.clip((between - within) / (between + (size - 1) * within), 0.0, 1.0))
 
 
-def _starts(n_images: int, risk: float, confidence_level: float) -> list[int]:
-    """Where the walks set out: twice the images that show the risk without an error, and further on."""
-    fewest = int(np.ceil(np.log1p(-confidence_level) / np.log1p(-risk)))
-    first = 2 * fewest
+def _starts(group_of: npt.NDArray[np.int64], risk: float, confidence_level: float) -> list[int]:
+    """Images answered where the walks set out: twice what shows the risk without an error, and further on.
+
+    Counted as if a patient's photographs were one image; nothing here looks at an answer.
+    """
+    n_images = len(group_of)
+    per_patient = np.square(np.bincount(group_of)).sum() / max(n_images, 1)
+    fewest = np.ceil(np.log1p(-confidence_level) / np.log1p(-risk))
+    first = int(2 * fewest * per_patient)
     return [first, int(np.sqrt(first * n_images))] if n_images > first else [n_images]
 
 
