@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddeval.metrics import auroc_macro, bootstrap, macro_f1, top_k_accuracy
-from ddeval.metrics.resampling import BLOCK, group_codes, group_weights, percentile_interval
+from ddeval.metrics.resampling import group_codes, group_weights, percentile_interval
 from tests import reference
 
 
@@ -125,15 +125,16 @@ def test_a_statistic_that_is_never_defined_has_no_interval():
     assert estimate.n_undefined == 7
 
 
-@pytest.mark.parametrize("n_resamples", [1, BLOCK, 2 * BLOCK + 1])
-def test_every_resample_weighs_as_many_groups_as_there_are(n_resamples):
-    group_of, n_groups = group_codes(np.array(["a", "b", "b", "c"]))
-    blocks = list(group_weights(group_of, n_groups, rng=np.random.default_rng(0), n_resamples=n_resamples))
+@pytest.mark.parametrize("n_images", [4, 40_000])
+def test_every_resample_weighs_as_many_groups_as_there_are(n_images):
+    """Many images come a few resamples at a time, few all at once."""
+    group_of, n_groups = group_codes(np.arange(n_images) // 2)
+    blocks = list(group_weights(group_of, n_groups, rng=np.random.default_rng(0), n_resamples=21))
     weights = np.concatenate(blocks)
-    assert weights.shape == (n_resamples, 4)
-    assert max(len(block) for block in blocks) <= BLOCK
-    np.testing.assert_array_equal(weights[:, 1], weights[:, 2])
-    np.testing.assert_array_equal(weights[:, [0, 1, 3]].sum(axis=1), 3)
+    assert weights.shape == (21, n_images)
+    assert len(blocks) == (1 if n_images == 4 else 3)
+    np.testing.assert_array_equal(weights[:, ::2], weights[:, 1::2])
+    np.testing.assert_array_equal(weights[:, ::2].sum(axis=1), n_groups)
 
 
 @pytest.mark.parametrize("n_undefined", [0, 3, 199, 200])

@@ -23,8 +23,8 @@ ROW_SUM_TOLERANCE = 1e-3
 PROB_FLOOR = 1e-15
 """Probabilities are clipped here for a logarithm, and nowhere else."""
 
-BLOCK_CELLS = 2**21
-"""Cells of a (B, N) weight matrix worked on at a time: 16 MB in float64, near the cache."""
+BLOCK_CELLS = 2**18
+"""Cells of a (B, N) weight matrix worked on at a time: 2 MB in float64, as large as the cache of a core."""
 
 
 def check_labels_and_probs(labels: Labels, pred_probs: Probs) -> tuple[Labels, Probs]:

@@ -7,23 +7,32 @@ Nothing here knows what a label is.
 """
 
 import inspect
+import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ddeval.metrics.arrays import Floats, Weights
+from ddeval.metrics.arrays import BLOCK_CELLS, Floats, Weights
 
 N_RESAMPLES = 2000
 CONFIDENCE_LEVEL = 0.95
 
-BLOCK = 50
-"""Resamples weighed at once: 4 MB of weights at 15,000 images, near the cache, and flat in n_resamples."""
+FEWEST_IN_BLOCK = 8
+"""Resamples weighed at once where images are so many that `BLOCK_CELLS` hold fewer."""
+
+N_THREADS = min(os.cpu_count() or 1, 4)
+"""Blocks weighed at once; sums release the interpreter. The numbers do not depend on it."""
 
 FLOAT32_IMAGES = 2**20
 """Up to here a sum of counts stays below 2**24, where float32 is exact; above, weights are float64."""
+
+
+Result = TypeVar("Result")
 
 
 class Estimate(NamedTuple):
@@ -91,7 +100,7 @@ def bootstrap(
     value = float(statistic(*arrays))
     draws = _draws_of(statistic, arrays)
     blocks = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
-    replicates = np.concatenate([draws(weights) for weights in blocks])
+    replicates = np.concatenate(list(weighed(draws, blocks)))
     low, high, n_undefined = percentile_interval(replicates[:, None], confidence_level=confidence_level)
     return Estimate(value, float(low[0]), float(high[0]), len(group_of), n_groups, int(n_undefined[0]))
 
@@ -112,19 +121,32 @@ def group_codes(groups: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], int]:
 def group_weights(
     group_of: npt.NDArray[np.intp], n_groups: int, *, rng: np.random.Generator, n_resamples: int = N_RESAMPLES
 ) -> Iterator[Weights]:
-    """Weights (b, N) of successive resamples, at most `BLOCK` at a time, `n_resamples` in all.
+    """Weights (b, N) of successive resamples, `n_resamples` in all, so few at a time that memory stays flat.
 
     Each is the transpose of a contiguous (N, b) array: sums over images run along contiguous draws.
     """
     if n_resamples < 1:
         raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
     dtype = np.float32 if len(group_of) <= FLOAT32_IMAGES else np.float64
-    for start in range(0, n_resamples, BLOCK):
-        counts = np.empty((n_groups, min(BLOCK, n_resamples - start)), dtype=dtype)
+    size = max(BLOCK_CELLS // len(group_of), FEWEST_IN_BLOCK)
+    for start in range(0, n_resamples, size):
+        counts = np.empty((n_groups, min(size, n_resamples - start)), dtype=dtype)
         for draw in range(counts.shape[1]):
             drawn = rng.integers(n_groups, size=n_groups)
             counts[:, draw] = np.bincount(drawn, minlength=n_groups)
         yield counts[group_of].T
+
+
+def weighed(measure: Callable[[Weights], Result], blocks: Iterator[Weights]) -> Iterator[Result]:
+    """`measure` of each block, in their order, a few blocks at a time on as many threads."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        for weights in blocks:
+            waiting.append(pool.submit(measure, weights))
+            if len(waiting) > N_THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def percentile_interval(

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import sparse
 
 from ddeval import tables
 from ddeval.metrics import calibration, smoothing
@@ -29,6 +30,7 @@ from ddeval.metrics.arrays import (
     Labels,
     Probs,
     Weights,
+    cell_sums,
     cells,
     check_labels_and_probs,
     ratio,
@@ -45,7 +47,7 @@ from ddeval.metrics.readings import (
     joined_groups,
     readings_of,
 )
-from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, percentile_interval
+from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, percentile_interval, weighed
 from ddeval.metrics.selective import risk_coverage, selective_draws
 
 Numbers = dict[str, Floats]
@@ -157,12 +159,14 @@ def summarise(
             cases = Reading("cases", "", case_labels, case_probs, image_of, names, other)
             readings += readings_of(cases)
 
-    measures = [_measure(reading) for reading in readings]
-    replicates: list[list[Numbers]] = [[] for _ in readings]
-    for weights in group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples):
-        by_image = weights.T
-        for reading, measure, drawn in zip(readings, measures, replicates, strict=True):
-            drawn.append(measure(by_image[reading.image_of].T))
+    measures = [measure_of(reading) for reading in readings]
+
+    def measure_all(weights: Weights) -> list[Numbers]:
+        pairs = zip(readings, measures, strict=True)
+        return [measure(weights.T[reading.image_of].T) for reading, measure in pairs]
+
+    blocks = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
+    replicates = list(zip(*weighed(measure_all, blocks), strict=True))
 
     rows: list[dict[str, Any]] = []
     curves: dict[str, pd.DataFrame] = {}
@@ -227,12 +231,12 @@ def _check_lengths(n_images: int, **arrays: npt.NDArray[Any] | None) -> None:
             raise ValueError(f"{name} has {len(array)} rows, labels have {n_images}")
 
 
-def _measure(reading: Reading) -> Callable[[Weights], Numbers]:
+def measure_of(reading: Reading) -> Callable[[Weights], Numbers]:
     """Every metric of a reading that has an interval, as one function of weights (B, rows)."""
     labels, pred_probs = reading.labels, reading.pred_probs
     table, rankings = Confusion.of(labels, pred_probs), Rankings.of(labels, pred_probs)
     means = _means(labels, pred_probs)
-    columns = np.column_stack(list(means.values()))
+    columns = sparse.csr_array(np.stack(list(means.values())))
     detector = None
     if reading.other is not None:
         detector = Ranking.of(labels == reading.other, pred_probs[:, reading.other])
@@ -240,7 +244,7 @@ def _measure(reading: Reading) -> Callable[[Weights], Numbers]:
     def measure(weights: Weights) -> Numbers:
         counts = table.counts(weights)
         auroc, average_precision = rankings.areas(weights)
-        scalars = dict(zip(means, ratio(weights @ columns, weights.sum(axis=1)[:, None]).T, strict=True))
+        scalars = dict(zip(means, ratio(cell_sums(columns, weights), weights.sum(axis=1)), strict=True))
         scalars |= table.summaries(counts)
         scalars |= selective_draws(labels, pred_probs, weights)
         scalars |= area_summaries(rankings, auroc, average_precision, counts.sum(axis=2))
@@ -288,9 +292,9 @@ def _means(labels: Labels, pred_probs: Probs) -> dict[str, Floats]:
 
 
 def _rows(
-    reading: Reading, point: Numbers, drawn: list[Numbers], group_of: npt.NDArray[np.intp]
+    reading: Reading, point: Numbers, drawn: Sequence[Numbers], group_of: npt.NDArray[np.intp]
 ) -> Iterator[dict[str, Any]]:
-    """A METRICS row for each number of `_measure`, with its interval."""
+    """A METRICS row for each number of `measure_of`, with its interval."""
     counted = _counts(reading, group_of)
     for name, value in point.items():
         replicates = np.concatenate([numbers[name] for numbers in drawn])
