@@ -7,7 +7,7 @@ config describes, `ddeval.train` follows its recipe.
 
 import difflib
 import os
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -164,6 +164,8 @@ class TrainConfig(Section):
     weight_column: str | None = None
     """Manifest column with the weight of each image in the loss, such as its label quality."""
 
+    cpu_threads: Annotated[int, Field(ge=0)] = 0
+    """Threads that compute on the CPU; 0 leaves it to torch. The same number gives the same bits."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Threads that decode images; 0 is one a core."""
     cache_gb: Annotated[float, Field(ge=0)] = 4.0
@@ -204,9 +206,19 @@ class Config(Section):
     zero_shot: ZeroShotConfig | None = None
 
 
-def read_config(path: Path, section: type[Section] = Config) -> Any:
-    """The config in a YAML file, as `section`; an InputError names the key and the nearest known one."""
-    return parse_config(read_yaml(path), section, where=str(path))
+def read_config(path: Path, section: type[Section] = Config, *, changes: Sequence[str] = ()) -> Any:
+    """The config in a YAML file, as `section`; an InputError names the key and the nearest known one.
+
+    `changes` are lines such as `train.epochs=3` (the value is YAML) that come after the file.
+    """
+    values = read_yaml(path)
+    for line in changes:
+        key, found, text = line.partition("=")
+        if not found or not key.strip():
+            raise InputError("--set", repr(line), expected="key=value", todo="Such as train.epochs=3.")
+        values = _changed(values, key.strip().split("."), _parse_yaml(text, where=f"--set {key}"))
+    where = f"{path} with --set {' '.join(changes)}" if changes else str(path)
+    return parse_config(values, section, where=where)
 
 
 def parse_config(values: Any, section: type[Section] = Config, *, where: str) -> Any:
@@ -288,7 +300,14 @@ def read_yaml(path: Path, *, only_text: bool = False) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise InputError(f"{path}{line}", problem, expected="plain YAML", todo="Correct the file.") from error
+        raise InputError(f"{where}{line}", problem, expected="plain YAML", todo="Correct it.") from error
+
+
+def _changed(values: Any, keys: list[str], value: Any) -> Any:
+    """`values` with the one under `keys` replaced; sections on the way are made."""
+    held = dict(values) if isinstance(values, dict) else {}
+    held[keys[0]] = _changed(held.get(keys[0]), keys[1:], value) if keys[1:] else value
+    return held
 
 
 class _Loader(yaml.SafeLoader):

@@ -29,6 +29,7 @@ BROKEN_PIPE = 141
 COMMANDS = {
     "data": ("ddeval.cli.data:app", "Manifests: make one, look at it, split it, take a patient out."),
     "score": ("ddeval.cli.score:score", "Checkpoint and manifest in; predictions, numbers and a report out."),
+    "train": ("ddeval.cli.train:train", "Config and manifest in; an artefact folder out."),
 }
 """Name of a command -> where it is (a function, or a Typer app of subcommands) and its line in the help."""
 

@@ -91,6 +91,8 @@ def train(
         that fits is named).
     """
     model, recipe = _sections(config)
+    if recipe.cpu_threads:
+        torch.set_num_threads(recipe.cpu_threads)
     on = choose_device(device)
     schema = _schema(model, config_path)
 

@@ -70,11 +70,13 @@ class Stepper:
         for part in parts:
             try:
                 losses, weights = self._losses(part)
-                self.scaler.scale((losses * weights).sum()).backward()  # type: ignore[no-untyped-call]
+                summed = (losses * weights).sum()
+                self.scaler.scale(summed).backward()  # type: ignore[no-untyped-call]
             except torch.OutOfMemoryError as error:
                 raise self._too_large(len(part[0]), error) from None
-            self._refuse_not_finite(losses * weights, part, where)
-            total, weight = total + float((losses * weights).sum()), weight + float(weights.sum())
+            if not torch.isfinite(summed.detach()):
+                raise self._not_finite(losses.detach() * weights, part, where)
+            total, weight = total + float(summed.detach()), weight + float(weights.sum())
         if weight > 0:
             self._apply(weight)
         return total / weight if weight > 0 else float("nan")
@@ -126,17 +128,16 @@ class Stepper:
         self.scaler.step(self.optimiser)
         self.scaler.update()
 
-    def _refuse_not_finite(self, losses: Tensor, part: Part, where: str) -> None:
-        bad = ~torch.isfinite(losses.detach())
-        if bad.any():
-            ids = self.data.image_ids[part[0][bad.cpu().numpy()]]
-            lower = ", amp_dtype: fp32" if self.uses_autocast else ""
-            raise InputError(
-                where,
-                f"a loss that is not finite for {len(ids)} of {len(bad)} images ({', '.join(ids[:5])})",
-                expected="finite losses",
-                todo=f"Try a lower learning_rate, clip_norm: 1{lower}; the best epoch so far is kept.",
-            )
+    def _not_finite(self, losses: Tensor, part: Part, where: str) -> InputError:
+        bad = ~torch.isfinite(losses).cpu().numpy()
+        ids = self.data.image_ids[part[0][bad]]
+        lower = ", amp_dtype: fp32" if self.uses_autocast else ""
+        return InputError(
+            where,
+            f"a loss that is not finite for {len(ids)} of {len(bad)} images ({', '.join(ids[:5])})",
+            expected="finite losses",
+            todo=f"Try a lower learning_rate, clip_norm: 1{lower}; the best epoch so far is kept.",
+        )
 
     def _too_large(self, batch_size: int, error: BaseException) -> InputError:
         fits = largest_batch(self._fits, below=batch_size)

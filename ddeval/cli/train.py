@@ -1,0 +1,117 @@
+"""`ddeval train`: config, manifest and label overlay in; an artefact folder out."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ddeval.cli import console
+from ddeval.errors import InputError
+from ddeval.project import find_project
+
+
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="Name of a config, or its YAML file.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Manifest [the config's or project's].")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Vetted labels of train or val: v1, ... or a file [v0: none].")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Artefact folder [artefacts/CONFIG].")] = None,
+    images: Annotated[list[Path] | None, typer.Option(help="Folder images may lie in [manifest's].")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="A knob of the config: train.focal_gamma=2.")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+) -> None:
+    """Train the system of a config on the splits train and val; the best epoch becomes the artefact.
+
+    A run that was interrupted goes on from its last finished epoch.
+
+    Example: ddeval train gen2a_medsiglip --data manifest.csv --labels v1
+    """
+    from ddeval.config import read_config
+    from ddeval.data.overlay import find_overlay, read_overlay
+    from ddeval.score.evaluate import OVERLAYS
+
+    path = _config_path(config)
+    system = read_config(path, changes=changes or [])
+    manifest, roots = _manifest(system, data, images or [])
+    folder = out or Path("artefacts") / system.name
+    wanted = labels not in (None, "v0")
+    overlay = read_overlay(find_overlay(str(labels), split="train", folder=OVERLAYS)) if wanted else None
+    vetted = f", labels {overlay.split}-{overlay.version}" if overlay else ""
+    console.note(
+        f"{'would train' if dry_run else 'training'} {system.name} on {manifest}{vetted} -> {folder}"
+    )
+    if dry_run:
+        return
+
+    from ddeval.train.loop import train as run
+
+    result = run(
+        system,
+        manifest,
+        folder,
+        overlay=overlay,
+        image_roots=roots,
+        device=device,
+        config_path=path,
+        progress=console.progress,
+        note=console.note,
+    )
+    for reason, n in result.left_out.items():
+        console.note(f"left out: {n:,} images, {reason}")
+    if as_json:
+        console.say_json(
+            {
+                "artefact": str(result.folder),
+                "split": "val",
+                "best": result.best,
+                "n_train": result.n_train,
+                "n_val": result.n_val,
+                "left_out": result.left_out,
+            }
+        )
+        return
+    best = result.best
+    console.say(
+        f"{result.folder}: epoch {best['epoch']}, val top-1 {100 * best['top_1_accuracy']:.1f} % "
+        f"(n = {result.n_val:,}, chosen on the same images)"
+    )
+    console.say(f"next: ddeval score {result.folder} --data {manifest}")
+
+
+def _config_path(name: str) -> Path:
+    from ddeval.config import config_names, find_config
+
+    path = Path(name) if name.endswith((".yaml", ".yml")) else find_config(name)
+    if path is None or not path.is_file():
+        names = ", ".join(config_names())
+        raise InputError(
+            "config",
+            f"{name!r}, no such config",
+            expected=f"a YAML file or one of {names}",
+            todo="See configs/.",
+        )
+    return path
+
+
+def _manifest(system: object, data: Path | None, images: list[Path]) -> tuple[Path, list[Path]]:
+    """The manifest and the folders its images may lie in: as the flags say, else config, else project."""
+    from ddeval.config import Config, manifest_location
+
+    project = find_project()
+    named = manifest_location(system) if isinstance(system, Config) else None
+    manifest = data or (Path(named) if named else project.manifest if project else None)
+    if manifest is None:
+        raise InputError(
+            "--data",
+            "no manifest",
+            expected="a manifest with the splits train and val",
+            todo="Pass --data MANIFEST, set $DDEVAL_MANIFEST, or write `manifest:` into the config.",
+        )
+    if images or data is not None or project is None:
+        return manifest, images
+    return manifest, list(project.image_roots)
