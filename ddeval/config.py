@@ -294,6 +294,10 @@ def read_yaml(path: Path, *, only_text: bool = False) -> Any:
         raise InputError(
             str(path), f"{len(text)} characters", expected="a short YAML file", todo="Check the path."
         )
+    return _parse_yaml(text, where=str(path), only_text=only_text)
+
+
+def _parse_yaml(text: str, *, where: str, only_text: bool = False) -> Any:
     try:
         return yaml.load(text, Loader=_TextLoader if only_text else _Loader)
     except yaml.YAMLError as error:
