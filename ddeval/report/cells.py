@@ -104,12 +104,6 @@ def sort_key(value: float) -> float | None:
     return None if is_undefined(value) else float(value)
 
 
-def thinned(frame: pd.DataFrame, n_rows: int) -> pd.DataFrame:
-    """About so many rows, evenly spread, the last always."""
-    step = max(1, -(-len(frame) // n_rows))
-    return frame.iloc[sorted({*range(0, len(frame), step), len(frame) - 1})] if len(frame) else frame
-
-
 def _estimate_cells(run: RunTables, name: str, subset: str) -> list[Cell]:
     about, number = measure(name), run.number(name, subset=subset)
     if number is None:

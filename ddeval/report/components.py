@@ -30,6 +30,8 @@ class Cell:
     """Step of the heat scale, 0 to 20."""
     strip: Markup | None = None
     """A small drawing in place of the text; the text stays for those who cannot see it."""
+    series: int | None = None
+    """Colour of the checkpoint the cell names."""
     link: str = ""
     """An anchor of this page, without the hash sign."""
     filters: str = ""
@@ -138,7 +140,7 @@ class Fact:
 class Facts:
     kind: ClassVar[str] = "facts"
     facts: Sequence[Fact]
-    style: Literal["tiles", "list"] = "list"
+    style: Literal["list", "rows"] = "list"
     title: str = ""
 
 
@@ -193,6 +195,8 @@ class Gallery:
     """How many there are, and how many of them are shown."""
     left_out: str = ""
     """Why there are no photographs, when there are none."""
+    is_wide: bool = False
+    """Each card holds photographs side by side."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ddeval.report import figures
-from ddeval.report.cells import estimates_table, frame_table, perfect_band, sort_key, thinned
+from ddeval.report.cells import estimates_table, frame_table, perfect_band, sort_key
 from ddeval.report.components import Block, Cell, Column, Fact, Figure, Section, Table, missing
 from ddeval.report.inputs import UNKNOWN, RunTables
 from ddeval.report.rounding import is_undefined, rounded, shown, shown_tick, shown_with_interval
@@ -83,7 +83,7 @@ def abstaining_section(run: RunTables) -> Section:
                     curve, marks, label="Risk–coverage curve; its table is below the drawing."
                 ),
                 table=frame_table(
-                    thinned(curve, N_TABLE_ROWS),
+                    figures.thinned(curve, N_TABLE_ROWS),
                     id="risk-coverage-table",
                     caption="The curve as a table",
                     is_folded=True,

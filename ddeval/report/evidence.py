@@ -42,9 +42,8 @@ def errors_section(run: RunTables, *, has_photos: bool) -> Section:
     cards = []
     for row in table.to_dict("records"):
         label, predicted, image_id = (str(row[name]) for name in ("label", "predicted", "image_id"))
-        thumbnail = row["thumbnail"] if has_photos and isinstance(row["thumbnail"], str) else None
         alt = f"{image_id}: labelled {label}, answered {predicted}"
-        photo = Photo(image_id, alt, run.photo(thumbnail) if thumbnail else "")
+        photo = Photo(image_id, alt, run.photo(row["thumbnail"]) if has_photos else "")
         lines = (
             ("labelled", label),
             ("answered", predicted),
@@ -76,6 +75,7 @@ def evidence_section(run: RunTables, *, looks: Sequence[Mapping[str, Any]]) -> S
                 Fact("Not scored", shown(summary.get("n_quarantined"), "count")),
                 Fact("Without a label", shown(summary.get("n_unlabelled"), "count")),
             ],
+            style="rows",
             title="What the numbers were made from",
         )
     ]

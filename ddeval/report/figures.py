@@ -15,6 +15,9 @@ from markupsafe import Markup, escape
 
 from ddeval.report.rounding import Unit, is_undefined, shown, shown_tick
 
+ROUND_STEPS = (0.004, 0.01, 0.02, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8)
+"""Where an axis may end, below 1."""
+
 MAX_POINTS = 400
 """A line has no more points than this; more cannot be seen and only make the file large."""
 
@@ -31,6 +34,13 @@ class Axis(NamedTuple):
     def over(cls, *ticks: float, unit: Unit, is_log: bool = False) -> "Axis":
         """From the first tick to the last, labelled without the unit: the title of the axis has it."""
         return cls(ticks[0], ticks[-1], tuple((tick, shown_tick(tick, unit)) for tick in ticks), is_log)
+
+    @classmethod
+    def around_zero(cls, values: Iterable[float], *, unit: Unit) -> "Axis":
+        """Wide enough for `values` on both sides of 0, with five round ticks."""
+        reach = max((abs(v) for v in values if not is_undefined(v)), default=0.0)
+        end = next((step for step in ROUND_STEPS if reach <= step), max(1.0, reach))
+        return cls.over(-end, -end / 2, 0.0, end / 2, end, unit=unit)
 
     def at(self, value: float) -> float:
         """Place of `value` in percent of the axis, kept inside it."""
@@ -58,6 +68,11 @@ def tag(name: str, *children: Markup | str, **attributes: object) -> Markup:
     )
     body = Markup("").join(escape(child) for child in children)
     return Markup(f"<{name}{held}>") + body + Markup(f"</{name}>") if body else Markup(f"<{name}{held}/>")
+
+
+def joined(parts: Iterable[Markup]) -> Markup:
+    """Drawings one below the other."""
+    return Markup("").join(parts)
 
 
 def pct(value: float) -> str:
@@ -155,13 +170,12 @@ def plot_risk_coverage(
         Working points to be named on the curve, in few letters.
     """
     known = curve[curve["risk"].notna()]
+    drawn = thinned(known, MAX_POINTS)
     top = _round_up(float(known["risk"].max()) if len(known) else 1.0)
     risks = Axis.over(*(top * i / 4 for i in range(5)), unit="percent")
     parts = [*_frame(PERCENT_AXIS, risks, "answered, % of images", "wrong among the answered, %")]
-    thinned = known.iloc[:: max(1, -(-len(known) // MAX_POINTS))]
     points = [
-        (PERCENT_AXIS.at(c), 100 - risks.at(r))
-        for c, r in zip(thinned["coverage"], thinned["risk"], strict=True)
+        (PERCENT_AXIS.at(c), 100 - risks.at(r)) for c, r in zip(drawn["coverage"], drawn["risk"], strict=True)
     ]
     parts.append(_line(points, "line s1"))
     for coverage, risk, words in marks:
@@ -187,7 +201,7 @@ def plot_outcomes(outcomes: pd.DataFrame, *, label: str) -> Markup:
         drawn.append(tag("p", f"{n} {words}", class_="sharename"))
         parts = list(zip(held["share"], held["outcome"], held["outcome"], strict=True))
         drawn.append(plot_shares(parts, label=f"{words}. {label}"))
-    return Markup("").join(drawn)
+    return joined(drawn)
 
 
 def plot_shares(parts: Sequence[tuple[float, str, str]], *, label: str) -> Markup:
@@ -232,8 +246,7 @@ def plot_lines(
         at = pct(100 - y_axis.at(0))
         parts.append(tag("line", x1="0%", x2="100%", y1=at, y2=at, class_="reference"))
     for table, series in curves:
-        held = table[table[y].notna()]
-        held = held.iloc[:: max(1, -(-len(held) // MAX_POINTS))]
+        held = thinned(table[table[y].notna()], MAX_POINTS)
         xs = [x_axis.at(v) for v in held[x]]
         if {"ci_low", "ci_high"} <= set(held.columns):
             upper = [(a, 100 - y_axis.at(v)) for a, v in zip(xs, held["ci_high"], strict=True)]
@@ -243,6 +256,12 @@ def plot_lines(
             _line([(a, 100 - y_axis.at(v)) for a, v in zip(xs, held[y], strict=True)], f"line s{series}")
         )
     return tag("svg", *parts, class_="plot", role="img", aria_label=label)
+
+
+def thinned(frame: pd.DataFrame, n_rows: int) -> pd.DataFrame:
+    """About so many rows, evenly spread, the last always."""
+    step = max(1, -(-len(frame) // n_rows))
+    return frame.iloc[sorted({*range(0, len(frame), step), len(frame) - 1})] if len(frame) else frame
 
 
 def _frame(x_axis: Axis, y_axis: Axis, x_title: str, y_title: str) -> Iterable[Markup]:
@@ -309,4 +328,4 @@ def _anchor(x: float) -> str:
 
 def _round_up(value: float) -> float:
     """The end of an axis that holds `value`: the next of a few round shares."""
-    return next((step for step in (0.04, 0.1, 0.2, 0.4, 0.6, 0.8) if value <= step), 1.0)
+    return next((step for step in ROUND_STEPS[3:] if value <= step), 1.0)

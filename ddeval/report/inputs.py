@@ -79,12 +79,19 @@ class RunTables:
     def is_synthetic(self) -> bool:
         return bool(self.facts.get("is_synthetic", False))
 
-    def photo(self, path: str) -> str:
-        """A thumbnail of the run folder as a data URI; empty where the file is not there."""
-        file = io.resolve(path, [self.folder], where="thumbnail")
-        if not file.is_file():
-            return ""
-        return "data:image/webp;base64," + base64.b64encode(file.read_bytes()).decode()
+    def photo(self, path: object) -> str:
+        """A thumbnail of the run folder as `data_uri`."""
+        return data_uri(self.folder, path)
+
+
+def data_uri(folder: Path, path: object) -> str:
+    """A WebP thumbnail under `folder` as a data URI; empty where `path` is no path or no file."""
+    if not isinstance(path, str):
+        return ""
+    file = io.resolve(path, [folder], where="thumbnail")
+    if not file.is_file():
+        return ""
+    return "data:image/webp;base64," + base64.b64encode(file.read_bytes()).decode()
 
 
 def read_run_tables(run_folder: Path, *, label_version: str) -> RunTables:

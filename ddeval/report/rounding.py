@@ -8,18 +8,21 @@ that a person reads (coordinates inside a figure are not read).
 import math
 from typing import Literal
 
-Unit = Literal["percent", "points", "distance", "probability", "signed", "count", "p_value", "ratio"]
+Unit = Literal[
+    "percent", "points", "distance", "probability", "signed", "count", "p_value", "ratio", "per_1000"
+]
 """How a value in the tables is meant.
 
 percent: a share in 0..1, shown times 100. points: a difference of two shares, shown times 100 with its
 sign. distance: the size of such a difference. probability: three decimals as it is. signed: the same
 with its sign. count: whole, with commas. p_value: three decimals, never 0. ratio: two decimals.
+per_1000: a number of cases in a thousand, one decimal.
 """
 
 NBSP = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
 SUFFIX = {"percent": f"{NBSP}%", "points": f"{NBSP}points", "distance": f"{NBSP}points", "ratio": f"{NBSP}×"}
-DECIMALS = {"count": 0, "percent": 1, "points": 1, "distance": 1, "ratio": 2}
+DECIMALS = {"count": 0, "percent": 1, "points": 1, "distance": 1, "ratio": 2, "per_1000": 1}
 """Of what is shown; 3 where not named."""
 
 

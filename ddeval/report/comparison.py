@@ -1,0 +1,347 @@
+"""Parts of a page that compares checkpoints: the Round-1 table, differences, the gate, harm, flips.
+
+Each takes tables of `ddeval.metrics.paired` (values, differences, best) or of the gate and gives a block.
+A difference is always a paired interval; words come from the interval and never from a p-value alone.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from ddeval.report import figures
+from ddeval.report.cells import number_cell, sort_key
+from ddeval.report.components import (
+    Card,
+    Cell,
+    Column,
+    Criterion,
+    Decision,
+    DotPlot,
+    DotRow,
+    Figure,
+    Gallery,
+    Photo,
+    Table,
+)
+from ddeval.report.evidence import PHOTOS_LEFT_OUT
+from ddeval.report.inputs import Number, data_uri
+from ddeval.report.measures import measure
+from ddeval.report.rounding import Unit, is_undefined, shown, shown_interval, shown_range, shown_with_interval
+
+ROUND_1 = ("top_1_accuracy", "top_3_accuracy", "auroc_macro", "ece")
+N_SERIES = 7
+
+
+def series_of(runs: Sequence[str]) -> dict[str, int]:
+    """Colour of each checkpoint, the same in every figure of a page; the eighth shares the first's."""
+    return {run: i % N_SERIES + 1 for i, run in enumerate(runs)}
+
+
+def round_1_table(
+    values: pd.DataFrame,
+    differences: pd.DataFrame,
+    best: pd.DataFrame,
+    *,
+    baseline: str,
+    about: pd.DataFrame | None = None,
+    reported: pd.DataFrame | None = None,
+    id: str = "round-1",
+) -> Table:
+    """Checkpoints side by side: top-1, top-3, difference to the baseline, AUROC, ECE, cost, notes.
+
+    Parameters
+    ----------
+    values : DataFrame
+        `run, metric, subset, value, ci_low, ci_high`, one subset.
+    differences : DataFrame
+        `run, baseline, metric, subset, difference, ci_low, ci_high`.
+    best : DataFrame
+        `run, metric, subset, is_in_best_set`.
+    about : DataFrame, optional
+        `run, n_parameters, latency_p95_ms, notes`; empty cells where unknown.
+    reported : DataFrame, optional
+        `run, metric, value, notes` of checkpoints whose numbers were typed in: no interval, no test.
+    """
+    runs = list(dict.fromkeys(values["run"]))
+    colours = series_of(runs)
+    held = _by(values, "run", "metric")
+    gains = _by(differences[differences["baseline"] == baseline], "run", "metric")
+    leading = set(best.loc[(best["metric"] == "top_1_accuracy") & best["is_in_best_set"].astype(bool), "run"])
+    described = {} if about is None else _by(about, "run")
+    rows = []
+    for run in runs:
+        marks = ["baseline"] if run == baseline else []
+        if run in leading:
+            marks.append("best" if len(leading) == 1 else "not told from the best")
+        row = [Cell(run, sub=", ".join(marks), series=colours[run])]
+        row += [_value_cell(held.get((run, name)), name) for name in ROUND_1[:2]]
+        row.append(_gain_cell(gains.get((run, "top_1_accuracy"))) if run != baseline else Cell("–"))
+        row += [_value_cell(held.get((run, name)), name) for name in ROUND_1[2:]]
+        rows.append(row + _cost_cells(described.get((run,), {})))
+    rows += [] if reported is None else _reported_rows(reported)
+    columns = [
+        Column("Checkpoint", is_number=False),
+        Column("Top-1"),
+        Column("Top-3"),
+        Column(f"Δ top-1 to {baseline}", help="Paired difference with its interval."),
+        Column("AUROC"),
+        Column("ECE"),
+        Column("Parameters"),
+        Column("p95, ms"),
+        Column("Notes", is_number=False),
+    ]
+    return Table(id, "Checkpoints side by side", columns, rows)
+
+
+def forest(
+    differences: pd.DataFrame,
+    metric: str,
+    *,
+    margin: float | None = None,
+    colours: Mapping[str, int] | None = None,
+) -> DotPlot:
+    """Differences of one metric to the baseline, one row a run, on an axis with 0 in its middle.
+
+    Parameters
+    ----------
+    differences : DataFrame
+        `run, baseline, metric, difference, ci_low, ci_high, p_holm, minimum_detectable`, one subset.
+    margin : float, optional
+        The largest loss allowed beforehand, as a positive number; drawn as a dashed line.
+    """
+    rows = differences[differences["metric"] == metric].to_dict("records")
+    unit, (baseline,) = difference_unit(metric), {row["baseline"] for row in rows} or {""}
+    axis = figures.Axis.around_zero(
+        [float(row[end]) for row in rows for end in ("ci_low", "ci_high")], unit=unit
+    )
+    better = measure(metric).better
+    line = None if margin is None else (margin if better == "low" else -margin)
+    keys = [] if line is None else [("dashes margin", f"margin allowed beforehand, {shown(line, unit)}")]
+    return DotPlot(
+        f"forest-{metric.replace('_', '-')}",
+        f"{measure(metric).title}: difference to {baseline}",
+        f"Each dot is a checkpoint less {baseline} on the same photographs, the bar its 95 % interval. A bar "
+        "that touches the line at 0 is no difference shown.",
+        [
+            DotRow(
+                str(row["run"]),
+                shown(row.get("p_holm"), "p_value"),
+                figures.plot_interval(
+                    row["difference"], row["ci_low"], row["ci_high"], axis=axis, reference=0.0, margin=line,
+                    series=(colours or {}).get(str(row["run"]), 1),
+                ),
+                shown(row["difference"], unit),
+                sub=shown_interval(row["ci_low"], row["ci_high"], unit),
+            )
+            for row in rows
+        ],
+        figures.plot_axis(axis),
+        n_title="p, Holm",
+        table=_difference_table(rows, metric),
+        keys=keys,
+    )  # fmt: skip
+
+
+def difference_sentence(row: Mapping[Hashable, Any]) -> str:
+    """What a paired interval allows to say: by how much at least and at most, or how much is ruled out.
+
+    >>> row = {"run": "B", "baseline": "A", "metric": "top_1_accuracy", "ci_low": -0.012, "ci_high": 0.009}
+    >>> difference_sentence(row)
+    'B and A: no difference in top-1 accuracy larger than 1.2\\xa0points either way.'
+    """
+    about, low, high = measure(row["metric"]), row["ci_low"], row["ci_high"]
+    name = about.title[0].lower() + about.title[1:] if about.title[1:2].islower() else about.title
+    size: Unit = "distance" if difference_unit(row["metric"]) == "points" else "probability"
+    if is_undefined(low) or is_undefined(high):
+        return f"{row['run']} and {row['baseline']}: {name} could not be compared."
+    if low <= 0 <= high:
+        bound = shown(max(-low, high), size)
+        return f"{row['run']} and {row['baseline']}: no difference in {name} larger than {bound} either way."
+    least, most = sorted((abs(low), abs(high)))
+    way = "higher" if low > 0 else "lower"
+    verdict = {"high": " (better)", "low": " (worse)"}.get(about.better, "")
+    if low <= 0:
+        verdict = {"high": " (worse)", "low": " (better)"}.get(about.better, "")
+    return f"{row['run']}: {name} {shown_range(least, most, size)} {way} than {row['baseline']}{verdict}."
+
+
+def difference_unit(metric: str) -> Unit:
+    """Points where the metric is a percentage, else its own scale with a sign."""
+    return "points" if measure(metric).unit in ("percent", "points") else "signed"
+
+
+def gate_block(gate: Mapping[str, Any]) -> Decision:
+    """The gate's answer and each criterion with its interval and n.
+
+    Parameters
+    ----------
+    gate : mapping
+        `answer` (pass, fail, cannot tell), `sentence`, `sha256`, `first_look`, and `criteria`: each `name`,
+        `answer`, `metric`, `value`, `ci_low`, `ci_high`, `bound`, `n_images`, `n_groups`.
+    """
+    criteria = []
+    for c in gate["criteria"]:
+        unit = difference_unit(c["metric"]) if c.get("is_difference") else measure(c["metric"]).unit
+        text = shown_with_interval(c["value"], c["ci_low"], c["ci_high"], unit, n=c.get("n_images"))
+        if c.get("bound") is not None:
+            text += f", asked: {shown(c['bound'], unit)}"
+        n = f"n = {shown(c['n_images'], 'count')}" if c.get("n_images") is not None else ""
+        criteria.append(Criterion(str(c["name"]), _answer(c["answer"]), text, n))
+    note = f"Criteria written before the run: sha256 {gate['sha256']}, first looked at {gate['first_look']}."
+    return Decision(_answer(gate["answer"]), str(gate["sentence"]), criteria, note=note)
+
+
+def harm_figure(harm: pd.DataFrame) -> Figure:
+    """Right, deferred or missed, for each group of conditions and each run, with counts and interval.
+
+    Parameters
+    ----------
+    harm : DataFrame
+        `group` (malignant, urgent), `run`, `outcome` (right, deferred, missed), `n`, `share`, `ci_low`,
+        `ci_high`, `per_1000`.
+    """
+    drawn, rows = [], []
+    for (group, run), held in harm.groupby(["group", "run"], sort=False):
+        n = shown(int(held["n"].sum()), "count")
+        drawn.append(figures.tag("p", f"{group}, {run}: {n} photographs", class_="sharename"))
+        parts = [
+            (row["share"], _HARM.get(row["outcome"], "deferred"), row["outcome"])
+            for row in held.to_dict("records")
+        ]
+        drawn.append(figures.plot_shares(parts, label=f"{group}, {run}: outcomes; the table is below."))
+        for row in held.to_dict("records"):
+            share = Number(row["share"], row["ci_low"], row["ci_high"], int(held["n"].sum()), 0)
+            rows.append(
+                [
+                    Cell(f"{group}, {run}"),
+                    Cell(str(row["outcome"])),
+                    Cell(shown(row["n"], "count"), sort=sort_key(row["n"])),
+                    number_cell(share, "percent"),
+                    Cell(shown(row["per_1000"], "per_1000"), sort=sort_key(row["per_1000"])),
+                ]
+            )
+    columns = [
+        Column("Group, checkpoint", is_number=False),
+        Column("Outcome", is_number=False),
+        Column("n"),
+        Column("share"),
+        Column("per 1,000 cases"),
+    ]
+    return Figure(
+        "harm",
+        "What happens to the conditions that must not be missed",
+        "Each bar is all photographs of the group. Missed: answered with a condition of a less urgent group.",
+        figures.joined(drawn),
+        table=Table("harm-table", "Right, deferred or missed", columns, rows),
+        keys=[("right", "right"), ("deferred", "deferred"), ("wrong", "missed")],
+    )
+
+
+def flips_gallery(
+    flips: pd.DataFrame, *, run: str, baseline: str, folder: Path, has_photos: bool, id: str = "flips"
+) -> Gallery:
+    """Photographs one checkpoint has right and the other wrong.
+
+    Parameters
+    ----------
+    flips : DataFrame
+        `image_id, label, predicted, confidence, baseline_predicted, baseline_confidence, thumbnail`.
+    folder : Path
+        Where `thumbnail` is looked for.
+    """
+    cards = []
+    for row in flips.to_dict("records"):
+        label, ours, theirs = (str(row[name]) for name in ("label", "predicted", "baseline_predicted"))
+        alt = f"{row['image_id']}: labelled {label}; {run} says {ours}, {baseline} says {theirs}"
+        photo = Photo(str(row["image_id"]), alt, data_uri(folder, row.get("thumbnail")) if has_photos else "")
+        lines = (
+            ("labelled", label),
+            (run, f"{ours}, {shown(row['confidence'], 'percent')}"),
+            (baseline, f"{theirs}, {shown(row['baseline_confidence'], 'percent')}"),
+            ("image", str(row["image_id"])),
+        )
+        cards.append(Card((photo,), lines, filters=f"{label} {ours} {theirs} {row['image_id']}"))
+    n = shown(len(cards), "count")
+    return Gallery(
+        id,
+        f"{run} right, {baseline} wrong",
+        "What the change of checkpoint buys; the gallery the other way round says what it costs.",
+        cards,
+        note=f"{n} photographs.",
+        left_out="" if has_photos else PHOTOS_LEFT_OUT,
+    )
+
+
+_HARM = {"right": "right", "deferred": "deferred", "missed": "wrong"}
+
+
+def _answer(answer: str) -> Literal["pass", "fail", "cannot tell"]:
+    if answer not in ("pass", "fail", "cannot tell"):
+        raise ValueError(f"a gate answers pass, fail or cannot tell, got {answer!r}")
+    return answer  # type: ignore[return-value]
+
+
+def _by(table: pd.DataFrame, *names: str) -> dict[tuple[str, ...], dict[Hashable, Any]]:
+    return {tuple(str(row[name]) for name in names): row for row in table.to_dict("records")}
+
+
+def _value_cell(row: Mapping[Hashable, Any] | None, metric: str) -> Cell:
+    if row is None:
+        return Cell("–")
+    return number_cell(Number(row["value"], row["ci_low"], row["ci_high"], 0, 0), measure(metric).unit)
+
+
+def _gain_cell(row: Mapping[Hashable, Any] | None) -> Cell:
+    if row is None:
+        return Cell("–")
+    return number_cell(Number(row["difference"], row["ci_low"], row["ci_high"], 0, 0), "points")
+
+
+def _cost_cells(about: Mapping[Hashable, Any]) -> list[Cell]:
+    n_parameters, latency = about.get("n_parameters"), about.get("latency_p95_ms")
+    return [
+        Cell("–" if is_undefined(n_parameters) else shown(n_parameters, "count"), sort=n_parameters),
+        Cell("–" if is_undefined(latency) else shown(latency, "count"), sort=latency),
+        Cell(str(about.get("notes") or "")),
+    ]
+
+
+def _reported_rows(reported: pd.DataFrame) -> list[list[Cell]]:
+    """Typed-in checkpoints: numbers without an interval, said so."""
+    rows = []
+    for run, held in reported.groupby("run", sort=False):
+        values = dict(zip(held["metric"], held["value"], strict=True))
+        of = {
+            m: Cell(shown(values[m], measure(m).unit), sort=sort_key(values[m]))
+            for m in ROUND_1
+            if m in values
+        }
+        blank = Cell("–")
+        row = [Cell(str(run), sub="reported, not rescored"), *(of.get(m, blank) for m in ROUND_1[:2]), blank]
+        notes = "; ".join(dict.fromkeys(str(n) for n in held["notes"] if n))
+        rows.append([*row, *(of.get(m, blank) for m in ROUND_1[2:]), blank, blank, Cell(notes)])
+    return rows
+
+
+def _difference_table(rows: Sequence[Mapping[Hashable, Any]], metric: str) -> Table:
+    unit = difference_unit(metric)
+    cells = [
+        [
+            Cell(str(row["run"])),
+            Cell(shown(row["difference"], unit), sort=sort_key(row["difference"])),
+            Cell(shown_interval(row["ci_low"], row["ci_high"], unit)),
+            Cell(shown(row.get("p_value"), "p_value"), sort=row.get("p_value")),
+            Cell(shown(row.get("p_holm"), "p_value"), sort=row.get("p_holm")),
+            Cell(shown(row.get("minimum_detectable"), "distance" if unit == "points" else "probability")),
+            Cell(difference_sentence(row)),
+        ]
+        for row in rows
+    ]
+    columns = [
+        Column("Checkpoint", is_number=False),
+        *(Column(t) for t in ("difference", "95 % interval", "p", "p, Holm", "smallest detectable")),
+        Column("In words", is_number=False),
+    ]
+    return Table(f"differences-{metric}", "The differences as a table", columns, cells, is_folded=True)
