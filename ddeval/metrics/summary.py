@@ -16,6 +16,7 @@ have no bootstrap interval (docs/decisions/0002-ece-band.md): beside each stand 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ import pandas as pd
 from scipy import sparse
 
 from ddeval import tables
-from ddeval.metrics import calibration, smoothing
+from ddeval.metrics import calibration
 from ddeval.metrics.arrays import (
     Floats,
     Labels,
@@ -38,6 +39,7 @@ from ddeval.metrics.arrays import (
 )
 from ddeval.metrics.binning import confidence_and_correct
 from ddeval.metrics.discrimination import Confusion, area_summaries, class_rates, label_ranks
+from ddeval.metrics.floors import calibration_floor
 from ddeval.metrics.ranking import Ranking, Rankings
 from ddeval.metrics.readings import (
     Reading,
@@ -47,7 +49,14 @@ from ddeval.metrics.readings import (
     joined_groups,
     readings_of,
 )
-from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, percentile_interval, weighed
+from ddeval.metrics.resampling import (
+    N_RESAMPLES,
+    N_THREADS,
+    group_codes,
+    group_weights,
+    percentile_interval,
+    weighed,
+)
 from ddeval.metrics.selective import risk_coverage, selective_draws
 
 Numbers = dict[str, Floats]
@@ -55,13 +64,8 @@ Numbers = dict[str, Floats]
 
 TOP_K = (1, 3, 5)
 
-ECE_FAMILY = {
-    "ece": calibration.ece,
-    "ece_equal_mass": calibration.ece_equal_mass,
-    "mce": calibration.mce,
-    "classwise_ece": calibration.classwise_ece,
-    "smooth_ece": smoothing.smooth_ece,
-}
+FLOOR_ROWS = {"_floor_low": "floor_low", "_floor_high": "floor_high", "_p_value": "p_value"}
+"""Suffix of the rows beside each calibration error, and the column of `calibration_floor` they hold."""
 
 COUNTED_OVER = {
     "other_sensitivity": "labelled",
@@ -167,12 +171,15 @@ def summarise(
 
     blocks = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
     replicates = list(zip(*weighed(measure_all, blocks), strict=True))
+    seeds = rng.integers(2**63, size=len(readings)).tolist()
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        floors = list(pool.map(_ece_rows, readings, [group_of] * len(readings), seeds))
 
     rows: list[dict[str, Any]] = []
     curves: dict[str, pd.DataFrame] = {}
-    for reading, measure, drawn in zip(readings, measures, replicates, strict=True):
+    for reading, measure, drawn, floor in zip(readings, measures, replicates, floors, strict=True):
         rows += _rows(reading, measure(np.ones((1, len(reading.labels)))), drawn, group_of)
-        rows += _ece_rows(reading, group_of)
+        rows += floor
         if reading.subset == "all":
             curves |= {reading.prefix + name: frame for name, frame in _curves(reading).items()}
     metrics = pd.DataFrame([{"run": run, **row} for row in rows], columns=list(tables.METRICS.names))
@@ -352,11 +359,20 @@ def _counts(
     return {name: (is_in.sum(axis=0), ((in_group @ is_in) > 0).sum(axis=0)) for name, is_in in sets.items()}
 
 
-def _ece_rows(reading: Reading, group_of: npt.NDArray[np.intp]) -> Iterator[dict[str, Any]]:
-    n_rows, n_groups = len(reading.labels), len(np.unique(group_of[reading.image_of]))
-    for name, metric in ECE_FAMILY.items():
-        value = metric(reading.labels, reading.pred_probs)
-        yield _row(reading, reading.prefix + name, None, value, np.nan, np.nan, n_rows, n_groups, 0)
+def _ece_rows(reading: Reading, group_of: npt.NDArray[np.intp], seed: int) -> list[dict[str, Any]]:
+    """The ECE family, each with three rows more: the band of a perfectly calibrated model and a p-value."""
+    floor = calibration_floor(
+        reading.labels,
+        reading.pred_probs,
+        groups=group_of[reading.image_of],
+        rng=np.random.default_rng(seed),
+    )
+    return [
+        _row(reading, f"{reading.prefix}{of['metric']}{suffix}", None, of[column], np.nan, np.nan, *counts, 0)
+        for of in floor.to_dict("records")
+        for counts in [(of["n_images"], of["n_groups"])]
+        for suffix, column in {"": "value", **FLOOR_ROWS}.items()
+    ]
 
 
 def _curves(reading: Reading) -> dict[str, pd.DataFrame]:
