@@ -27,7 +27,7 @@ from ddeval.vet.reading import Refused
 MOST_BYTES = 64 * 1024
 """An answer is small; a larger body is not read."""
 
-DETAILS = ("gradable", "note", "poor_photographs", "display", "free_text")
+DETAILS = ("gradable", "note", "sure", "poor_photographs", "display")
 """What a reader's browser may store beside the diagnoses."""
 
 Handler = Callable[[Request], Awaitable[Response]]

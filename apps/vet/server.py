@@ -3,7 +3,6 @@
 It binds to loopback unless told otherwise, and refuses to be reached from elsewhere without accounts.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,16 @@ HERE = Path(__file__).parent
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-OPTIONS = {
-    "browser.gatherUsageStats": "false",
+OPTIONS: dict[str, Any] = {
+    "browser.gatherUsageStats": False,
     "client.showErrorDetails": "none",
     "client.toolbarMode": "minimal",
-    "client.disableDataExport": "true",
-    "server.enableStaticServing": "false",
-    "server.enableXsrfProtection": "true",
-    "server.headless": "true",
+    "client.disableDataExport": True,
+    "server.enableStaticServing": False,
+    "server.headless": True,
     "server.fileWatcherType": "none",
-    "server.maxUploadSize": "1",
-    "server.maxMessageSize": "10",
-    "theme.font": "sans-serif",
+    "server.maxUploadSize": 1,
+    "server.maxMessageSize": 10,
 }
 """Streamlit settings: nothing is sent out, no error detail reaches a browser, nothing can be uploaded."""
 
@@ -55,6 +52,9 @@ class Address:
 
 DESK: Desk | None = None
 """The desk of this process, for Streamlit's page scripts, which take no arguments."""
+
+PREFIX = ""
+"""Path under which this process is reached."""
 
 
 def check_exposure(desk: Desk, address: Address) -> None:
@@ -80,15 +80,15 @@ def check_exposure(desk: Desk, address: Address) -> None:
 
 def build(desk: Desk, address: Address) -> Any:
     """The ASGI application."""
-    global DESK
-    DESK = desk
-    for name, value in OPTIONS.items():
-        section, _, key = name.partition(".")
-        os.environ[f"STREAMLIT_{section.upper()}_{_upper_snake(key)}"] = value
-    if address.prefix:
-        os.environ["STREAMLIT_SERVER_BASE_URL_PATH"] = address.prefix.strip("/")
-    import streamlit as st  # after the settings, which it reads once
+    global DESK, PREFIX
+    DESK, PREFIX = desk, address.prefix
+    import streamlit as st
+    from streamlit import config
 
+    for name, value in OPTIONS.items():
+        config.set_option(name, value)
+    if address.prefix:
+        config.set_option("server.baseUrlPath", address.prefix.strip("/"))
     app = st.App(
         HERE / "page.py",
         routes=routes(desk, prefix=address.prefix, public_url=address.public_url),
@@ -130,7 +130,3 @@ def _hide_error(error: Exception) -> bool:
     logging.getLogger("ddeval.vet").error("error %s in a page", number, exc_info=error)
     st.error(f"Something went wrong on our side (number {number}). Your saved readings are safe.")
     return True
-
-
-def _upper_snake(name: str) -> str:
-    return "".join(f"_{c}" if c.isupper() else c.upper() for c in name)
