@@ -129,14 +129,14 @@ def test_outcomes_are_cut_in_proportion_and_named_where_there_is_room() -> None:
         {
             "given": ["target"] * 3,
             "outcome": ["right", "wrong", "deferred"],
-            "share": [0.75, 0.2, 0.05],
+            "share": [0.76, 0.2, 0.04],
             "n_images": [200] * 3,
         }
     )
     drawing = figures.plot_outcomes(outcomes, label="outcomes")
-    assert [bar["width"] for bar in elements(drawing, "rect")] == ["75%", "20%", "5%"]
-    assert [bar["x"] for bar in elements(drawing, "rect")] == ["0%", "75%", "95%"]
-    assert re.findall(r">([\d.]+)\N{NO-BREAK SPACE}%</text>", drawing) == ["75.0", "20.0"]
+    assert [bar["width"] for bar in elements(drawing, "rect")] == ["76%", "20%", "4%"]
+    assert [bar["x"] for bar in elements(drawing, "rect")] == ["0%", "76%", "96%"]
+    assert re.findall(r">([\d.]+)\N{NO-BREAK SPACE}%</text>", drawing) == ["76.0", "20.0"]
     assert "200 photographs of a target class" in drawing
 
 

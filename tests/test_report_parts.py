@@ -109,7 +109,7 @@ def test_a_reported_row_has_neither_interval_nor_difference(compared: Comparison
         "Round 1 table",
     ]  # fmt: skip
     assert [cell.sub for cell in row] == ["reported, not rescored", *[""] * 8]
-    assert [cell.text for cell in table.rows[2][6:]] == ["430,000,000", "212", "deployable"]
+    assert [cell.text for cell in table.rows[2][6:]] == ["430.0\N{NO-BREAK SPACE}M", "212", "deployable"]
 
 
 def test_the_forest_has_a_row_a_pair_and_the_margin_on_the_side_of_a_loss(compared: Comparison) -> None:
@@ -161,8 +161,11 @@ def test_harm_is_shown_as_counts_shares_and_per_thousand() -> None:
     )  # fmt: skip
     figure = comparison.harm_figure(harm)
     assert figure.table is not None
-    missed = [cell.text for cell in figure.table.rows[2]]
-    assert missed == ["malignant, a", "missed", "5", "5.0\N{NO-BREAK SPACE}%", "0.5"]
+    (row,) = figure.table.rows
+    assert [cell.text.replace("\N{NO-BREAK SPACE}", " ") for cell in row] == [
+        "malignant, a", "100", "80 (80.0 %)", "15 (15.0 %)", "5 (5.0 %)", "0.5",
+    ]  # fmt: skip
+    assert row[4].sub == "[2.0, 11.0]"
     assert 'class="share wrong"' in figure.drawing
     assert "malignant, a: 100 photographs" in figure.drawing
 

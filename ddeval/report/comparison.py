@@ -88,7 +88,7 @@ def round_1_table(
         Column(f"Δ top-1 to {baseline}", help="Paired difference with its interval."),
         Column("AUROC"),
         Column("ECE"),
-        Column("Parameters"),
+        Column("Parameters", help="Millions."),
         Column("p95, ms"),
         Column("Notes", is_number=False),
     ]
@@ -205,29 +205,22 @@ def harm_figure(harm: pd.DataFrame) -> Figure:
     drawn, rows = [], []
     for (group, run), held in harm.groupby(["group", "run"], sort=False):
         n = shown(int(held["n"].sum()), "count")
+        outcomes = {str(row["outcome"]): row for row in held.to_dict("records")}
+        parts = [(outcomes[name]["share"], mark, name) for name, mark in _HARM.items() if name in outcomes]
         drawn.append(figures.tag("p", f"{group}, {run}: {n} photographs", class_="sharename"))
-        parts = [
-            (row["share"], _HARM.get(row["outcome"], "deferred"), row["outcome"])
-            for row in held.to_dict("records")
-        ]
         drawn.append(figures.plot_shares(parts, label=f"{group}, {run}: outcomes; the table is below."))
-        for row in held.to_dict("records"):
-            share = Number(row["share"], row["ci_low"], row["ci_high"], int(held["n"].sum()), 0)
-            rows.append(
-                [
-                    Cell(f"{group}, {run}"),
-                    Cell(str(row["outcome"])),
-                    Cell(shown(row["n"], "count"), sort=sort_key(row["n"])),
-                    number_cell(share, "percent"),
-                    Cell(shown(row["per_1000"], "per_1000"), sort=sort_key(row["per_1000"])),
-                ]
-            )
+        missed = outcomes.get("missed", {})
+        rows.append(
+            [
+                Cell(f"{group}, {run}"),
+                Cell(n, sort=int(held["n"].sum())),
+                *(_harm_cell(outcomes.get(name)) for name in _HARM),
+                Cell(shown(missed.get("per_1000"), "per_1000"), sort=missed.get("per_1000")),
+            ]
+        )
     columns = [
         Column("Group, checkpoint", is_number=False),
-        Column("Outcome", is_number=False),
-        Column("n"),
-        Column("share"),
-        Column("per 1,000 cases"),
+        *(Column(title) for title in ("Photographs", "Right", "Deferred", "Missed", "Missed per 1,000")),
     ]
     return Figure(
         "harm",
@@ -277,6 +270,14 @@ def flips_gallery(
 _HARM = {"right": "right", "deferred": "deferred", "missed": "wrong"}
 
 
+def _harm_cell(row: Mapping[Hashable, Any] | None) -> Cell:
+    if row is None:
+        return Cell("–")
+    interval = shown_interval(row["ci_low"], row["ci_high"], "percent")
+    text = f"{shown(row['n'], 'count')} ({shown(row['share'], 'percent')})"
+    return Cell(text, sub=interval, sort=sort_key(row["share"]))
+
+
 def _answer(answer: str) -> Literal["pass", "fail", "cannot tell"]:
     if answer not in ("pass", "fail", "cannot tell"):
         raise ValueError(f"a gate answers pass, fail or cannot tell, got {answer!r}")
@@ -302,7 +303,7 @@ def _gain_cell(row: Mapping[Hashable, Any] | None) -> Cell:
 def _cost_cells(about: Mapping[Hashable, Any]) -> list[Cell]:
     n_parameters, latency = about.get("n_parameters"), about.get("latency_p95_ms")
     return [
-        Cell("–" if is_undefined(n_parameters) else shown(n_parameters, "count"), sort=n_parameters),
+        Cell("–" if is_undefined(n_parameters) else shown(n_parameters, "million"), sort=n_parameters),
         Cell("–" if is_undefined(latency) else shown(latency, "count"), sort=latency),
         Cell(str(about.get("notes") or "")),
     ]

@@ -222,9 +222,10 @@ def plot_shares(parts: Sequence[tuple[float, str, str]], *, label: str) -> Marku
                 class_=f"share {mark}",
             )
         )
-        if width >= 9:
+        if width >= 5:
+            room = "" if width >= 15 else " tight"  # too narrow for its words on a phone
             text = shown(share, "percent")
-            drawn.append(tag("text", text, x=pct(start + width / 2), y="50%", class_=f"on {mark}"))
+            drawn.append(tag("text", text, x=pct(start + width / 2), y="50%", class_=f"on {mark}{room}"))
         start += width
     return tag("svg", *drawn, class_="shares", role="img", aria_label=label)
 

@@ -9,20 +9,26 @@ import math
 from typing import Literal
 
 Unit = Literal[
-    "percent", "points", "distance", "probability", "signed", "count", "p_value", "ratio", "per_1000"
-]
+    "percent", "points", "distance", "probability", "signed", "count", "p_value", "ratio", "per_1000", "million"
+]  # fmt: skip
 """How a value in the tables is meant.
 
 percent: a share in 0..1, shown times 100. points: a difference of two shares, shown times 100 with its
 sign. distance: the size of such a difference. probability: three decimals as it is. signed: the same
 with its sign. count: whole, with commas. p_value: three decimals, never 0. ratio: two decimals.
-per_1000: a number of cases in a thousand, one decimal.
+per_1000: a number of cases in a thousand, one decimal. million: a count in millions, one decimal.
 """
 
 NBSP = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
-SUFFIX = {"percent": f"{NBSP}%", "points": f"{NBSP}points", "distance": f"{NBSP}points", "ratio": f"{NBSP}×"}
-DECIMALS = {"count": 0, "percent": 1, "points": 1, "distance": 1, "ratio": 2, "per_1000": 1}
+SUFFIX = {
+    "percent": f"{NBSP}%",
+    "points": f"{NBSP}points",
+    "distance": f"{NBSP}points",
+    "ratio": f"{NBSP}×",
+    "million": f"{NBSP}M",
+}
+DECIMALS = {"count": 0, "percent": 1, "points": 1, "distance": 1, "ratio": 2, "per_1000": 1, "million": 1}
 """Of what is shown; 3 where not named."""
 
 
@@ -34,7 +40,7 @@ def rounded(value: float, unit: Unit) -> str:
     """
     if unit == "p_value" and 0 <= value < 0.0005:
         return "< 0.001"
-    scale = 100 if unit in ("percent", "points", "distance") else 1
+    scale = {"percent": 100, "points": 100, "distance": 100, "million": 1e-6}.get(unit, 1)
     text = f"{abs(value) * scale:,.{DECIMALS.get(unit, 3)}f}"
     is_zero = not text.strip("0.")  # −0.04 points is 0.0: no sign before a zero
     sign = MINUS if value < 0 else "+" if unit in ("points", "signed") else ""
