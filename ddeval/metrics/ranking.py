@@ -6,6 +6,7 @@ before each threshold, the positives found at it. Thresholds are the distinct sc
 no other score moves either area.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,87 +15,107 @@ from scipy import sparse
 
 from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, cell_sums, ratio
 
+Mask = npt.NDArray[np.bool_]
 
-class Ranking(NamedTuple):
-    """One class against the rest; matrices (thresholds, N), highest threshold first, 1 where the image is."""
+
+class Rankings(NamedTuple):
+    """The images by the score of each class, one class below the other.
+
+    The matrices are (thresholds, N), a class's highest threshold first, with a 1 where the image is.
+    """
 
     positives: sparse.csr_array
     """Positives that score exactly the threshold."""
     negatives: sparse.csr_array
     """Negatives at or above the threshold and below the one before."""
     tied: sparse.csr_array | None
-    """Negatives exactly at the threshold; None where there is no tie."""
-
-    @classmethod
-    def of(cls, is_positive: npt.NDArray[np.bool_], scores: Floats) -> "Ranking":
-        falling = -scores
-        positives, negatives = (
-            rows[np.argsort(falling[rows], kind="stable")]
-            for rows in (np.flatnonzero(is_positive), np.flatnonzero(~is_positive))
-        )
-        thresholds, first = np.unique(falling[positives], return_index=True)
-        above, at_or_above = (
-            np.searchsorted(falling[negatives], thresholds, side=s) for s in ("left", "right")
-        )
-        tied = None
-        if (at_or_above > above).any():
-            at = [negatives[low:high] for low, high in zip(above, at_or_above, strict=True)]
-            tied = _rows_of_ones(np.concatenate(at), np.cumsum(at_or_above - above), len(scores))
-        return cls(
-            _rows_of_ones(positives, np.append(first[1:], len(positives))[: len(thresholds)], len(scores)),
-            _rows_of_ones(negatives, at_or_above, len(scores)),
-            tied,
-        )
-
-    def areas(self, weights: Weights, total: Weights) -> tuple[Floats, Floats]:
-        """AUROC (ties count half) and average precision under weights (B, N) that sum to `total`, each (B,).
-
-        AUROC is NaN without positives or negatives, average precision without positives.
-        """
-        if not self.positives.shape[0]:
-            return np.full(len(total), np.nan), np.full(len(total), np.nan)
-        positives = cell_sums(self.positives, weights)
-        passed = np.cumsum(cell_sums(self.negatives, weights), axis=0)  # negatives at or above
-        found = np.cumsum(positives, axis=0)
-        n_positives = found[-1].astype(np.float64)
-        n_negatives = total - n_positives
-
-        beaten_by = np.einsum("tb,tb->b", positives, passed, dtype=np.float64)
-        if self.tied is not None:
-            ties = cell_sums(self.tied, weights)
-            beaten_by -= np.einsum("tb,tb->b", positives, ties, dtype=np.float64) / 2
-        precision = np.divide(
-            found, found + passed, out=np.zeros(found.shape), where=found > 0, dtype=np.float64
-        )
-        return (
-            1.0 - ratio(beaten_by, n_positives * n_negatives),
-            ratio(np.einsum("tb,tb->b", positives, precision), n_positives),
-        )
-
-
-class Rankings(NamedTuple):
-    """The ranking of every class, and which classes have the areas."""
-
-    of_class: tuple[Ranking, ...]
-    is_labelled: npt.NDArray[np.bool_]
-    """(K,): the class has images, so average precision is defined."""
-    is_rankable: npt.NDArray[np.bool_]
-    """(K,): the class has images and so have the others, so AUROC is defined."""
+    """Negatives exactly at the threshold; None where no class has a tie."""
+    starts: npt.NDArray[np.intp]
+    """(K + 1,): thresholds of class k are `starts[k]` to `starts[k + 1]`."""
+    is_labelled: Mask
+    """(K,): the class has positives, so average precision is defined."""
+    is_rankable: Mask
+    """(K,): the class has positives and negatives, so AUROC is defined."""
 
     @classmethod
     def of(cls, labels: Labels, pred_probs: Probs) -> "Rankings":
-        n_classes = pred_probs.shape[1]
-        n_of = np.bincount(labels, minlength=n_classes)
-        rankings = tuple(Ranking.of(labels == k, pred_probs[:, k]) for k in range(n_classes))
-        return cls(rankings, n_of > 0, (n_of > 0) & (n_of < len(labels)))
+        """Each class against the rest, by its probability."""
+        return cls.of_classes([(labels == k, scores) for k, scores in enumerate(pred_probs.T)])
+
+    @classmethod
+    def of_classes(cls, classes: Sequence[tuple[Mask, Floats]]) -> "Rankings":
+        """From whether each image is positive and its score (N,), class by class."""
+        positives, negatives, tied = zip(*(_ranking(*c) for c in classes), strict=True)
+        n_thresholds = [matrix.shape[0] for matrix in positives]
+        n_positives, n_images = (
+            np.array([is_positive.sum() for is_positive, _ in classes]),
+            len(classes[0][0]),
+        )
+        stacked_ties = sparse.vstack(tied, format="csr")
+        return cls(
+            sparse.vstack(positives, format="csr"),
+            sparse.vstack(negatives, format="csr"),
+            stacked_ties if stacked_ties.nnz else None,
+            np.cumsum([0, *n_thresholds]),
+            n_positives > 0,
+            (n_positives > 0) & (n_positives < n_images),
+        )
 
     def areas(self, weights: Weights) -> tuple[Floats, Floats]:
-        """AUROC and average precision of every class under weights (B, N), each (B, K)."""
-        total = weights.sum(axis=1)
-        auroc, average_precision = zip(
-            *(ranking.areas(weights, total) for ranking in self.of_class), strict=True
+        """AUROC (ties count half) and average precision of every class under weights (B, N), each (B, K).
+
+        AUROC is NaN without positives or negatives, average precision without positives.
+        """
+        positives = cell_sums(self.positives, weights)
+        found = self._running(positives.copy())
+        passed = self._running(cell_sums(self.negatives, weights))  # negatives at or above
+        n_positives = np.zeros((len(self.is_labelled), len(weights)))
+        n_positives[self.is_labelled] = found[self.starts[1:][self.is_labelled] - 1]
+        n_negatives = weights.sum(axis=1) - n_positives
+
+        gained = np.divide(
+            found, found + passed, out=np.zeros(found.shape), where=found > 0, dtype=np.float64
         )
-        return np.column_stack(auroc), np.column_stack(average_precision)
+        gained *= positives  # precision at each threshold times what it finds there
+        if self.tied is not None:
+            passed -= cell_sums(self.tied, weights) / 2
+        beaten_by = np.multiply(positives, passed, dtype=np.float64)
+        auroc = 1.0 - ratio(self._summed(beaten_by), n_positives * n_negatives)
+        return auroc.T, ratio(self._summed(gained), n_positives).T
+
+    def _running(self, sums: Weights) -> Weights:
+        """Sums (thresholds, B) down each class, in place."""
+        for start, stop in zip(self.starts, self.starts[1:], strict=False):
+            np.cumsum(sums[start:stop], axis=0, out=sums[start:stop])
+        return sums
+
+    def _summed(self, values: Floats) -> Floats:
+        """Sum (K, B) of values (thresholds, B) over each class."""
+        sums = np.zeros((len(self.is_labelled), values.shape[1]))
+        if self.is_labelled.any():
+            sums[self.is_labelled] = np.add.reduceat(values, self.starts[:-1][self.is_labelled], axis=0)
+        return sums
+
+
+def _ranking(
+    is_positive: Mask, scores: Floats
+) -> tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array]:
+    """Positives, negatives and tied negatives of one class, each (thresholds, N)."""
+    falling = -scores
+    positives, negatives = (
+        rows[np.argsort(falling[rows], kind="stable")]
+        for rows in (np.flatnonzero(is_positive), np.flatnonzero(~is_positive))
+    )
+    thresholds, n_at = np.unique(falling[positives], return_counts=True)
+    above, reached = (np.searchsorted(falling[negatives], thresholds, side=s) for s in ("left", "right"))
+    at = np.repeat(np.arange(len(thresholds)), reached - above)
+    tied = negatives[np.arange(len(at)) - np.repeat(np.cumsum(reached - above) - reached, reached - above)]
+    n_images = len(scores)
+    return (
+        _rows_of_ones(positives, np.cumsum(n_at), n_images),
+        _rows_of_ones(negatives, reached, n_images),
+        _rows_of_ones(tied, np.cumsum(reached - above), n_images),
+    )
 
 
 def _rows_of_ones(

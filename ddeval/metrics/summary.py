@@ -40,7 +40,7 @@ from ddeval.metrics.arrays import (
 from ddeval.metrics.binning import confidence_and_correct
 from ddeval.metrics.discrimination import Confusion, area_summaries, class_rates, label_ranks
 from ddeval.metrics.floors import calibration_floor
-from ddeval.metrics.ranking import Ranking, Rankings
+from ddeval.metrics.ranking import Rankings
 from ddeval.metrics.readings import (
     Reading,
     case_codes,
@@ -246,7 +246,7 @@ def measure_of(reading: Reading) -> Callable[[Weights], Numbers]:
     columns = sparse.csr_array(np.stack(list(means.values())))
     detector = None
     if reading.other is not None:
-        detector = Ranking.of(labels == reading.other, pred_probs[:, reading.other])
+        detector = Rankings.of_classes([(labels == reading.other, pred_probs[:, reading.other])])
 
     def measure(weights: Weights) -> Numbers:
         counts = table.counts(weights)
@@ -259,7 +259,7 @@ def measure_of(reading: Reading) -> Callable[[Weights], Numbers]:
         numbers = {reading.prefix + name: values for name, values in (scalars | by_class).items()}
         if detector is not None and reading.other is not None:
             numbers |= {
-                "other_auroc": detector.areas(weights, weights.sum(axis=1))[0],
+                "other_auroc": detector.areas(weights)[0][:, 0],
                 **_outcomes(counts, reading.other),
             }
         return numbers
