@@ -82,15 +82,23 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def read_text(path: Path) -> str:
-    """Text of a file in UTF-8 (with or without a byte-order mark) or UTF-16 (with one)."""
+def read_text(path: Path, *, encoding: str | None = None) -> str:
+    """Text of a file in UTF-8 (with or without a byte-order mark) or UTF-16 (with one), unless stated."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(str(path), "no such file", expected="a file", todo="Check the path.") from None
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    if content.startswith(b"PK\x03\x04"):
+        raise InputError(
+            str(path), "an Excel workbook or zip", expected="text", todo="Export the sheet as CSV in UTF-8."
+        )
+    encoding = encoding or ("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     try:
         return content.decode(encoding)
+    except LookupError:
+        raise InputError(
+            str(path), f"the encoding {encoding!r}", expected="one Python knows", todo="Try cp1252 or utf-8."
+        ) from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} byte {error.start}",
@@ -101,11 +109,16 @@ def read_text(path: Path) -> str:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line to a log in a single write, flushed to the disk; earlier lines are never touched."""
+    """Add one line to a log in a single write, flushed to the disk; earlier lines are never touched.
+
+    After a torn last line (a machine that lost power) it begins on a line of its own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, " ".join(line.splitlines()).encode() + b"\n")
+        size = os.fstat(handle).st_size
+        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        os.write(handle, b"\n" * torn + " ".join(line.splitlines()).encode() + b"\n")
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -152,14 +165,23 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
     write_text(path, safe.to_csv(index=False, lineterminator="\n", quoting=quoting))
 
 
-def read_csv(path: Path, *, separator: str | None = None) -> pd.DataFrame:
+def read_csv(
+    path: Path,
+    *,
+    separator: str | None = None,
+    encoding: str | None = None,
+    number_copies: bool = False,
+) -> pd.DataFrame:
     """Every cell as text exactly as written ("001" and "NA" stay); an empty cell is None.
 
-    Comma, semicolon, tab or bar is found from the header unless `separator` is given. Blank lines are
-    passed over. Raises an InputError for an empty file, two columns of one name, or a row of another
-    width than the header.
+    Comma, semicolon, tab or bar is found from the header unless `separator` is given, UTF-8 or UTF-16
+    from the first bytes unless `encoding` is. Blank lines are passed over. Raises an InputError for an
+    empty file, two columns of one name (with `number_copies` the second becomes `name (2)`), or a row
+    of another width than the header.
     """
-    names, body = _csv_rows(path, separator)
+    names, body = _csv_rows(path, separator, encoding)
+    if number_copies:
+        names = _numbered(names)
     _check_header(path, names)
     wrong = [line for line, row in body if len(row) != len(names)]
     if wrong:
@@ -176,12 +198,14 @@ def read_csv(path: Path, *, separator: str | None = None) -> pd.DataFrame:
 
 def line_of_row(path: Path, row: int, *, separator: str | None = None) -> int:
     """The line of a CSV file on which row `row` (from 0) of its frame begins."""
-    return _csv_rows(path, separator)[1][row][0]
+    return _csv_rows(path, separator, None)[1][row][0]
 
 
-def _csv_rows(path: Path, separator: str | None) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _csv_rows(
+    path: Path, separator: str | None, encoding: str | None
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and each row that is not blank with the line it begins on (a cell may hold newlines)."""
-    text = read_text(path)
+    text = read_text(path, encoding=encoding)
     if "\0" in text:
         raise InputError(
             f"{path} line {text[: text.index(chr(0))].count(chr(10)) + 1}",
@@ -271,6 +295,22 @@ def _check_header(path: Path, names: list[str]) -> None:
             expected="each column once",
             todo="Rename or remove the copies.",
         )
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """Each name once: its copies get a number no other column has."""
+    taken, seen, result = set(names), set(), []
+    for name in names:
+        is_copy = name in seen
+        seen.add(name)
+        if is_copy:
+            copy = 2
+            while f"{name} ({copy})" in taken:
+                copy += 1
+            name = f"{name} ({copy})"
+            taken.add(name)
+        result.append(name)
+    return result
 
 
 def _plain(value: Any) -> Any:

@@ -250,9 +250,10 @@ def _next(run: Path) -> str:
 
 def described(facts: dict[str, Any], out: Path) -> str:
     """One line: what is scored, on what, into which folder."""
+    groups = f"{facts['n_groups']:,} {facts['group_unit']}"
     parts = [
         facts["checkpoint"]["name"],
-        f"{', '.join(facts['splits']) or 'all'} {facts['n_images']:,} images, {facts['n_groups']:,} {facts['group_unit']}",
+        f"{', '.join(facts['splits']) or 'all'} {facts['n_images']:,} images, {groups}",
         ", ".join(str(facts[name]) for name in ("device", "dtype") if name in facts),
         str(out),
     ]

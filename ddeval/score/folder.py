@@ -96,22 +96,17 @@ def record_look(manifest: Path, look: Mapping[str, Any]) -> str | None:
 
 
 def read_looks(manifest: Path) -> list[dict[str, Any]]:
-    """The looks recorded beside a manifest, oldest first; [] where there are none."""
+    """The looks recorded beside a manifest, oldest first; [] where there are none.
+
+    A line that does not parse (torn by a loss of power, or edited) keeps its place and says so.
+    """
     path = ledger_path(manifest)
     if not path.is_file():
         return []
-    lines = io.read_text(path).splitlines()
     looks = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(io.read_text(path).splitlines(), start=1):
         try:
-            looks.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number == len(lines):  # the last line of a machine that lost power
-                break
-            raise InputError(
-                f"{path} line {number}",
-                "a line that is not JSON",
-                expected="one JSON object a line",
-                todo="The ledger was edited: restore it from your backup.",
-            ) from None
+            looks.append(dict(json.loads(line)))
+        except ValueError:
+            looks.append({"time": None, "run": f"(line {number} is unreadable)"})
     return looks
