@@ -72,6 +72,11 @@ def to_json(value: Any) -> str:
     return json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
 
 
+def to_json_line(value: Any) -> str:
+    """As `to_json`, on one line."""
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+
+
 def read_json(path: Path) -> Any:
     """The value in a JSON file; an InputError names the line that does not parse."""
     try:

@@ -27,8 +27,10 @@ BROKEN_PIPE = 141
 """The reader of our output went away (`| head`); the shell's own number for it."""
 
 COMMANDS = {
+    "init": ("ddeval.cli.init:init", "A project for your own tables: ddeval.yaml and a mapping to edit."),
     "data": ("ddeval.cli.data:app", "Manifests: make one, look at it, split it, take a patient out."),
     "score": ("ddeval.cli.score:score", "Checkpoint and manifest in; predictions, numbers and a report out."),
+    "vet": ("ddeval.cli.vet:app", "Queue to readings to labels: open a batch, serve the app, freeze."),
     "train": ("ddeval.cli.train:train", "Config and manifest in; an artefact folder out."),
 }
 """Name of a command -> where it is (a function, or a Typer app of subcommands) and its line in the help."""

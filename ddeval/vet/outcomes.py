@@ -5,12 +5,13 @@ Only blind first readings and adjudications count; practice, repeats and unblind
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from ddeval.vet.batches import Batch, read_items
 from ddeval.vet.consensus import Answer, Consensus, consensus
-from ddeval.vet.reading import answers
+from ddeval.vet.reading import answers, reported_cases
 from ddeval.vet.store import Store
 
 
@@ -81,6 +82,23 @@ def open_cases(outcomes: Sequence[CaseOutcome], *, adjudicator: str) -> list[str
         for outcome in outcomes
         if outcome.is_complete and outcome.consensus.needs_adjudication and adjudicator not in outcome.readers
     ]
+
+
+def batch_status(store: Store, batch: Batch, *, class_of: Mapping[str, str]) -> dict[str, Any]:
+    """How far a batch is: counts of cases by state, and of blind first readings by reader."""
+    outcomes = case_outcomes(store, batch, class_of=class_of)
+    given = answers(store, batch.name)
+    first = given[(given["kind"] == "reading") & (given["reading_no"] == 1)]
+    return {
+        "batch": batch.name,
+        "split": batch.split,
+        "is_open": batch.is_open,
+        "n_cases": len(outcomes),
+        "n_complete": sum(o.is_complete for o in outcomes),
+        "n_to_adjudicate": sum(o.is_complete and o.consensus.needs_adjudication for o in outcomes),
+        "n_reported": len(reported_cases(store, batch.name)),
+        "readings": {str(k): int(n) for k, n in first["actor"].value_counts().sort_index().items()},
+    }
 
 
 def ratings(

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from ddeval.errors import InputError
 from ddeval.vet import schema
 from ddeval.vet.batches import Batch
 from ddeval.vet.consensus import Answer
@@ -193,6 +194,31 @@ def set_aside(
         )
         connection.execute(sa.delete(schema.screens).where(schema.screens.c.nonce == nonce))
         return event
+
+
+def release(store: Store, batch: str, case_id: str, *, actor: str, reason: str) -> dict[str, Any]:
+    """An admin puts a reported case back before the readers; a new event, like everything."""
+    with store.write() as connection:
+        if case_id not in _reported(connection, batch):
+            raise InputError(
+                f"case {case_id}",
+                f"no open report in batch {batch}",
+                expected="a reported case",
+                todo="`ddeval vet status` counts them.",
+            )
+        return store.append(
+            connection,
+            actor=actor,
+            role="admin",
+            batch=batch,
+            case_id=case_id,
+            reading_no=0,
+            revision=0,
+            kind="release",
+            reason=reason[:NOTE_LIMIT],
+            blind_level="none",
+            nonce=secrets.token_hex(16),
+        )
 
 
 def undo(store: Store, batch: Batch, reader: str, *, reason: str) -> Screen:
