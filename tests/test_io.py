@@ -118,6 +118,19 @@ def test_a_file_that_is_no_table_is_refused_in_one_line(tmp_path, content, says)
     assert "\n" not in str(caught.value)
 
 
+def test_another_encoding_and_copies_of_a_column_are_read_only_when_asked(tmp_path):
+    path = table(tmp_path, "a,b,a,a (2)\nM\xfcller,1,2,3\n".encode("cp1252"))
+    frame = io.read_csv(path, encoding="cp1252", number_copies=True)
+    assert frame.to_dict("list") == {"a": ["Müller"], "b": ["1"], "a (3)": ["2"], "a (2)": ["3"]}
+    with pytest.raises(InputError, match="the encoding 'klingon'"):
+        io.read_csv(path, encoding="klingon")
+
+
+def test_a_workbook_is_named_for_what_it_is(tmp_path):
+    with pytest.raises(InputError, match=r"an Excel workbook or zip; expected text\. Export the sheet"):
+        io.read_csv(table(tmp_path, b"PK\x03\x04rest"))
+
+
 def test_a_missing_file_is_refused_by_name(tmp_path):
     for read in (io.read_csv, io.read_parquet, io.read_json):
         with pytest.raises(InputError, match="absent: found no such file"):

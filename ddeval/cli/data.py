@@ -13,7 +13,10 @@ from ddeval.project import find_project, the_project
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ddeval.data.fields import FeatureSchema
+    from ddeval.data.mapped import Mapped
     from ddeval.data.overview import Overview
+    from ddeval.project import Project
 
 app = typer.Typer(
     help="Manifests: make one, look at it, split it, take a patient out.",
@@ -40,9 +43,14 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the splits.")]
 
 @app.command("import")
 def import_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="ham10000, scin, imagefolder, …")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the published files.")],
-    out: Annotated[Path, typer.Option(help="Manifest to write, .csv or .parquet.")] = Path("manifest.csv"),
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="ham10000, scin, imagefolder, …, or mapping.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of the published files; for mapping, its file.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Manifest to write, .csv or .parquet [the project's, or manifest.csv]."),
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help=f"Share of images by split, such as {FRACTIONS} [none].")
     ] = None,
@@ -51,75 +59,196 @@ def import_(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """A published data set as a manifest.
+    """A published data set, or your tables through a mapping, as a manifest.
 
     Example: ddeval data import ham10000 HAM10000 --out manifest.csv --split train=0.7,val=0.1,test=0.2
     """
     from ddeval.data.importers import IMPORTERS
 
     name = kind.replace("-", "_").lower()
-    if name not in IMPORTERS:
-        raise InputError(
-            "KIND",
-            kind,
-            expected=f"one of {', '.join(IMPORTERS)}",
-            todo="For any other table: ddeval init DATA.",
-        )
-    if not folder.is_dir():
-        raise InputError("DIR", f"{folder}, no such folder", expected="a folder", todo="Check the path.")
-    frame = IMPORTERS[name](folder)
+    project = find_project()
+    if name == "mapping":
+        frame = _by_mapping(folder, project)
+        folder = folder.parent
+    elif name in IMPORTERS:
+        if not folder.is_dir():
+            raise InputError("DIR", f"{folder}, no such folder", expected="a folder", todo="Check the path.")
+        frame = IMPORTERS[name](folder)
+    else:
+        kinds = f"one of {', '.join(IMPORTERS)}, mapping"
+        raise InputError("KIND", kind, expected=kinds, todo="For any other table: ddeval init DATA.")
+    if out is None:
+        out = project.manifest if project and project.manifest else Path("manifest.csv")
     if split:
         frame = frame.assign(split=_dealt(frame, split, seed))
     written = _written(out, frame, force=force, dry_run=dry_run)
-    is_beside = folder.resolve() == out.parent.resolve()
+    is_beside = folder.resolve() == out.parent.resolve() or (project is not None and project.manifest == out)
     roots = "" if is_beside or "image" not in frame.columns else f" --images {folder}"
     _tell(frame, out, written=written, as_json=as_json, next_=f"ddeval data check {out}{roots}")
 
 
+def _by_mapping(path: Path, project: "Project | None") -> "pd.DataFrame":
+    from ddeval import tables
+    from ddeval.data.manifest import manifest_problems, with_group
+    from ddeval.data.mapped import mapped_manifest
+    from ddeval.data.mapping import read_mapping
+
+    words = project.split_words if project else {}
+    frame = mapped_manifest(read_mapping(path), path.parent, splits=words)
+    tables.refuse(manifest_problems(frame), where=str(path), todo="Correct the table or the mapping.")
+    return with_group(frame)
+
+
 @app.command()
 def check(
-    manifest: Manifest = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MANIFEST]", help="CSV or Parquet, or a mapping.yaml [the project's both]."),
+    ] = None,
     images: Images = None,
     classes: Annotated[Path | None, typer.Option(help="labels.txt of the model: one class a line.")] = None,
     schema: Annotated[
         Path | None, typer.Option(help="feature_schema.json to read the answers by [the project's].")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Config name or artefact folder: its questionnaire beside this one.")
     ] = None,
     hash_files: Annotated[
         bool, typer.Option("--hash", help="Read every image file, to find the same one twice.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a manifest holds, every bad row, and what the reader of its numbers should know.
+    """What was understood, field by field; every bad row; what the reader of the numbers should know.
 
     Exit code 1 where something was found.
 
-    Example: ddeval data check manifest.csv --images photos
+    Example: ddeval data check manifest.csv --images photos --checkpoint gen2a_medsiglip
     """
     from ddeval.data.fields import read_schema
     from ddeval.data.overview import manifest_overview
     from ddeval.io import read_text
 
     project = find_project()
-    path = _named(manifest)
-    settings = project.settings if project else None
-    if schema is None and project and settings and settings.feature_schema:
-        schema = Path(project.location(settings.feature_schema))
-    roots = images or (project.image_roots if project and manifest is None else [])
-    names = [line.strip() for line in read_text(classes).splitlines() if line.strip()] if classes else None
-    with console.progress("reading images", _n_lines(path) if hash_files else 0) as tick:
-        found = manifest_overview(
-            path,
-            image_roots=roots,
-            class_names=names,
-            schema=read_schema(schema) if schema else None,
-            hash_files=hash_files,
-            tick=tick,
+    mapping, path = _to_check(manifest, project)
+    mapped, own = _mapped(mapping, project) if mapping else (None, None)
+    if schema is None and project and project.settings.feature_schema:
+        named = Path(project.location(project.settings.feature_schema))
+        schema = named if named.is_file() else None
+    own = read_schema(schema) if schema else own
+    wanted = _checkpoint_schema(checkpoint) if checkpoint else None
+    found = None
+    if path is not None:
+        names = (
+            [line.strip() for line in read_text(classes).splitlines() if line.strip()] if classes else None
         )
+        with console.progress("reading images", _n_rows(path) if hash_files else 0) as tick:
+            found = manifest_overview(
+                path,
+                image_roots=images or (project.image_roots if project and manifest is None else []),
+                class_names=names,
+                schema=wanted or own,
+                hash_files=hash_files,
+                tick=tick,
+            )
+    difference = own.difference(wanted) if own and wanted else None
     if as_json:
-        console.say_json(found.to_dict())
+        parts: dict[str, Any] = dict(found.to_dict()) if found else {}
+        parts |= {"mapping": mapped.to_dict()} if mapped else {}
+        if difference is not None and own and wanted:
+            rows = difference.to_dict("records")
+            parts["checkpoint"] = {"width": own.width, "checkpoint_width": wanted.width, "differences": rows}
+        console.say_json(parts)
     else:
-        _say_overview(found)
-    raise typer.Exit(FINDINGS if found.has_findings else OK)
+        if mapped and mapping:
+            _say_mapped(mapped, mapping)
+        if found:
+            _say_overview(found)
+        if difference is not None and own and wanted:
+            _say_difference(difference, own.width, wanted.width)
+    has_findings = (found is not None and found.has_findings) or (mapped is not None and mapped.has_findings)
+    is_different = difference is not None and not difference.empty
+    raise typer.Exit(FINDINGS if has_findings or is_different else OK)
+
+
+def _to_check(given: Path | None, project: "Project | None") -> tuple[Path | None, Path | None]:
+    """The mapping and the manifest to look at; of a project that has no manifest yet, the mapping alone."""
+    if given is not None:
+        return (given, None) if given.suffix in (".yaml", ".yml") else (None, given)
+    project = project or the_project()
+    mapping = project.mapping
+    if mapping and not (project.manifest and project.manifest.is_file()):
+        return mapping, None
+    return mapping, _named(None)
+
+
+def _mapped(path: Path, project: "Project | None") -> "tuple[Mapped, FeatureSchema]":
+    from ddeval.data.mapped import apply_mapping
+    from ddeval.data.mapping import feature_schema, read_mapping
+
+    mapping = read_mapping(path)
+    words = project.split_words if project else {}
+    return apply_mapping(mapping, path.parent, splits=words), feature_schema(mapping)
+
+
+def _checkpoint_schema(spec: str) -> "FeatureSchema":
+    """The questionnaire of a checkpoint, from its artefact folder; no weights are read."""
+    from ddeval.config import artefact_location, find_config, read_config
+    from ddeval.data.fields import FeatureSchema, read_schema
+
+    folder = Path(spec)
+    if not folder.is_dir():
+        config = find_config(spec)
+        if config is None:
+            raise InputError(
+                "--checkpoint", spec, expected="a config name or artefact folder", todo="Check the name."
+            )
+        folder = Path(artefact_location(read_config(config)))
+    if not folder.is_dir():
+        raise InputError(
+            "--checkpoint",
+            f"{folder}, no such folder here",
+            expected="its artefact folder",
+            todo="Set $DDEVAL_ARTEFACTS to the folder that holds it.",
+        )
+    path = folder / "feature_schema.json"
+    return read_schema(path) if path.is_file() else FeatureSchema(())
+
+
+def _say_mapped(mapped: "Mapped", path: Path) -> None:
+    console.say(f"{path}  ·  {mapped.n_rows:,} rows, {len(mapped.frame):,} images")
+    if mapped.n_unjoined:
+        console.say(f"{mapped.n_unjoined:,} rows have none in another table: what it tells is unknown")
+    cells = []
+    for row in mapped.fields.to_dict("records"):
+        source = str(row["source"])
+        shown = source if len(source) <= 40 else source[:39] + "…"
+        share = f"{100 * row['n_unknown'] / max(mapped.n_rows, 1):.1f} %"
+        counts = [f"{row['n_known']:,}", share, f"{row['n_not_understood']:,}"]
+        cells.append([str(row["target"]), shown, str(row["kind"]), *counts])
+    header = ["becomes", "from", "kind", "known", "unknown", "not understood"]
+    console.say("\n" + console.table(cells, header=header))
+    for title, frame in (
+        ("words not understood", mapped.not_understood),
+        ("diagnoses without a class", mapped.without_class),
+    ):
+        _say_frame(title, frame)
+    if mapped.unused:
+        console.say(f"\n{len(mapped.unused)} columns neither used nor ignored: {', '.join(mapped.unused)}")
+    console.say("")
+
+
+def _say_difference(difference: "pd.DataFrame", width: int, wanted: int) -> None:
+    console.say(f"\nencoded width {width}, the checkpoint's {wanted}")
+    _say_frame("fields make the difference", difference)
+
+
+def _say_frame(title: str, frame: "pd.DataFrame") -> None:
+    if not frame.empty:
+        console.say(f"\n{len(frame)} {title}")
+        cells = [[str(cell) for cell in row] for row in frame.head(MOST).itertuples(index=False)]
+        console.say(console.table(cells, header=[str(name) for name in frame.columns]))
+        if len(frame) > MOST:
+            console.say(f"… and {len(frame) - MOST} more: --json lists all")
 
 
 @app.command()
@@ -268,7 +397,7 @@ def _named(manifest: Path | None) -> Path:
     return project.manifest
 
 
-def _n_lines(path: Path) -> int:
+def _n_rows(path: Path) -> int:
     from ddeval.data.manifest import read_table
 
     return len(read_table(path))
@@ -308,13 +437,8 @@ def _say_overview(found: "Overview") -> None:
         console.say(f"\nquestionnaire, {found.width} encoded columns")
         cells = [[str(cell) for cell in row] for row in found.fields.itertuples(index=False)]
         console.say(console.table(cells, header=[str(name) for name in found.fields.columns]))
-    for title, frame in (("answers not understood", found.not_understood), ("bad cells", found.problems)):
-        if not frame.empty:
-            console.say(f"\n{len(frame)} {title}")
-            cells = [[str(cell) for cell in row] for row in frame.head(MOST).itertuples(index=False)]
-            console.say(console.table(cells, header=[str(name) for name in frame.columns]))
-            if len(frame) > MOST:
-                console.say(f"… and {len(frame) - MOST} more: --json lists all")
+    _say_frame("answers not understood", found.not_understood)
+    _say_frame("bad cells", found.problems)
     console.say("")
     marks = {"passed": "ok", "failed": "FOUND", "not_applicable": "n/a"}
     for one in found.checks:

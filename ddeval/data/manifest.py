@@ -81,7 +81,7 @@ def read_manifest(
 def read_table(path: Path) -> pd.DataFrame:
     """The cells of a manifest file as text or None, unchecked; an InputError where it is no table."""
     is_parquet = path.suffix == ".parquet"
-    frame = _as_text(io.read_parquet(path)[0], path) if is_parquet else io.read_csv(path)
+    frame = as_text(io.read_parquet(path)[0], where=str(path)) if is_parquet else io.read_csv(path)
     if frame.empty:
         raise InputError(str(path), "no rows", expected="one row an image", todo="Check the export.")
     own = [name for name in DERIVED if name in frame.columns]
@@ -228,14 +228,14 @@ def _problem_rows(cells: pd.Series, expected: str) -> pd.DataFrame:
     return pd.DataFrame({"row": cells.index, "column": cells.name, "found": found, "expected": expected})
 
 
-def _as_text(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+def as_text(frame: pd.DataFrame, *, where: str) -> pd.DataFrame:
     """A typed table as text. An id stored as a float is refused: it once was another text."""
     columns = {}
     for name in map(str, frame.columns):
         cells = frame[name]
         if name in _IDS and pd.api.types.is_float_dtype(cells) and cells.notna().any():
             raise InputError(
-                str(path),
+                where,
                 f"{name} stored as {cells.dtype}",
                 expected="text (or whole numbers)",
                 todo="Store ids as text when the table is made: 001 and 1 are two patients.",
