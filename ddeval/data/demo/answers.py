@@ -42,7 +42,7 @@ def answer(patient: Patient, disease: Disease, sites: list[str], rng: np.random.
     said = {name: _said(name, chance, disease, rng) for name, chance in read_tables().anybody.items()}
     said["body_site"] = "; ".join(sites)
     said["age"] = _age(patient.age)
-    said["sex"] = patient.sex if rng.random() > 0.005 else "intersex or other"
+    said["sex"] = patient.sex if rng.random() > 0.012 else "intersex or other"
     said["skin_type"] = _own_skin_type(patient.skin_type, rng)
     if patient.sex == "male" or not 15 <= patient.age <= 48:
         said["pregnant"] = "no"

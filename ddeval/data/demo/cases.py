@@ -79,7 +79,7 @@ def _patient_cases(patient_id: str, rng: np.random.Generator) -> list[Case]:
 def _case(patient: Patient, disease: Disease, split: str, rng: np.random.Generator) -> Case:
     sites = [weighted(disease.sites, rng)]
     for _ in range(int(rng.choice(3, p=(0.62, 0.28, 0.10)))):
-        weights = disease.sites if rng.random() < 0.7 else dict.fromkeys(ALL_SITES, 1.0)
+        weights = disease.sites if rng.random() < 0.7 else {s: 1.0 for s in ALL_SITES} | {"nail": 3.0}
         sites.append(weighted(weights, rng))
     looks_like = weighted(disease.confused, rng) if rng.random() < LOOKS_OTHER_SHARE else disease.name
     kept = list(dict.fromkeys(sites))

@@ -166,7 +166,8 @@ def _distance(
     u = to_spot[0, 0] * px + to_spot[0, 1] * py
     v = to_spot[1, 0] * px + to_spot[1, 1] * py
     strays: Plane = np.float32(0.6 * look.ragged) * pieces["middle"][box]
-    return np.sqrt(u * u + v * v) + strays
+    distance: Plane = np.sqrt(u * u + v * v) + strays
+    return distance
 
 
 def _shape(

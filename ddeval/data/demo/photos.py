@@ -89,43 +89,51 @@ def _spoilt(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _letter(rng: np.random.Generator) -> Image.Image:
-    image = Image.new("RGB", (SIZE, SIZE), (236, 233, 224))
+    paper = int(rng.integers(205, 245))
+    image = Image.new("RGB", (SIZE, SIZE), (paper, paper - 3, paper - 12))
     pen = ImageDraw.Draw(image)
-    for y in range(12, SIZE - 8, 9):
+    line = int(rng.integers(7, 14))
+    for y in range(int(rng.integers(4, 40)), SIZE - 8, line):
         x = 10.0
         while x < rng.uniform(70, SIZE - 12):
             word = rng.uniform(5, 20)
-            pen.rectangle([x, y, x + word, y + 3], fill=(70, 72, 80))
+            pen.rectangle([x, y, x + word, y + line // 3], fill=(70, 72, 80))
             x += word + 4
     return _snapped(image, rng)
 
 
 def _tiles(rng: np.random.Generator) -> Image.Image:
-    tone = rng.integers(140, 215)
+    tone, side = rng.integers(140, 215), int(rng.integers(24, 46))
     image = Image.new("RGB", (SIZE, SIZE), (int(tone) - 50,) * 3)
     pen = ImageDraw.Draw(image)
-    for x in range(-4, SIZE, 33):
-        for y in range(-9, SIZE, 33):
+    warm = int(rng.integers(-4, 26))
+    for x in range(-int(rng.integers(side)), SIZE, side):
+        for y in range(-int(rng.integers(side)), SIZE, side):
             shade = int(tone + rng.normal(0, 7))
-            pen.rectangle([x, y, x + 30, y + 30], fill=(shade, shade, shade - 9))
+            pen.rectangle([x, y, x + side - 3, y + side - 3], fill=(shade, shade - warm // 3, shade - warm))
     return _snapped(image, rng)
 
 
 def _cup(rng: np.random.Generator) -> Image.Image:
-    image = Image.new("RGB", (SIZE, SIZE), (146, 104, 70))
+    table: Any = tuple(int(c) for c in np.array([146, 104, 70]) * rng.uniform(0.5, 1.5))
+    colour: Any = tuple(int(c) for c in rng.integers(40, 220, size=3))
+    image = Image.new("RGB", (SIZE, SIZE), table)
     pen = ImageDraw.Draw(image)
-    colour = ((52, 92, 150), (206, 204, 196), (150, 52, 46))[rng.integers(3)]
-    pen.ellipse([88, 46, 116, 88], outline=colour, width=7)
-    pen.rectangle([34, 34, 96, 100], fill=colour)
-    pen.ellipse([34, 88, 96, 112], fill=colour)
-    pen.ellipse([34, 24, 96, 46], fill=tuple(min(255, c + 30) for c in colour))
-    pen.ellipse([39, 27, 91, 43], fill=(58, 36, 24))
+    x, y, wide, high = (int(v) for v in rng.uniform([12, 16, 44, 44], [36, 34, 70, 76]))
+    right, low = x + wide, y + high
+    pen.ellipse([right - 10, y + high // 5, right + 20, low - high // 5], outline=colour, width=7)
+    pen.rectangle([x, y + 8, right, low], fill=colour)
+    pen.ellipse([x, low - 12, right, low + 12], fill=colour)
+    pen.ellipse([x, y - 4, right, y + 20], fill=tuple(min(255, c + 30) for c in colour))
+    pen.ellipse([x + 5, y, right - 5, y + 16], fill=(58, 36, 24))
     return _snapped(image, rng)
 
 
 def _pocket(rng: np.random.Generator) -> Image.Image:
-    slope = np.linspace(0, rng.uniform(14, 40), SIZE)[:, None, None] * np.array([1.0, 0.8, 0.7])
-    return _snapped(Image.fromarray((np.zeros((SIZE, SIZE, 3)) + slope).astype(np.uint8)), rng)
+    """Nearly black, with a little light from one side."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE - rng.uniform(-0.3, 1.3, size=2)[:, None, None]
+    glow = np.exp(-(x**2 + y**2) / rng.uniform(0.02, 0.25))[..., None] * rng.uniform(20, 120, size=3)
+    return _snapped(Image.fromarray(np.clip(glow + 6, 0, 255).astype(np.uint8)), rng)
 
 
 def _screen(rng: np.random.Generator) -> Image.Image:
