@@ -21,6 +21,7 @@ from ddeval.data.questionnaire import readable
 from ddeval.errors import InputError
 from ddeval.io import resolve, write_bytes
 from ddeval.vet.accounts import Account
+from ddeval.vet.adjudication import Hearing
 from ddeval.vet.batches import Batch, read_batches
 from ddeval.vet.reading import Screen, progress
 from ddeval.vet.store import Store
@@ -79,6 +80,29 @@ class Desk:
             "questionnaire": self.answers(shown.case_id),
             "n_done": done.n_done,
             "n_left": done.n_left,
+        }
+
+    def hearing(self, heard: Hearing, batch: Batch) -> dict[str, Any]:
+        """One case as its adjudicator sees it: the readings under letters, nothing of data or model."""
+        return {
+            "batch": batch.name,
+            "nonce": heard.nonce,
+            "is_practice": False,
+            "draft": None,
+            "n_photographs": len(self.photographs.get(heard.case_id, ())),
+            "questionnaire": self.answers(heard.case_id),
+            "n_done": 0,
+            "n_left": heard.n_left,
+            "readings": [
+                {
+                    "letter": letter,
+                    "diagnoses": list(answer.diagnoses),
+                    "exit": answer.exit,
+                    "gradable": details.get("gradable"),
+                    "note": details.get("note"),
+                }
+                for letter, answer, details in heard.readings
+            ],
         }
 
     def answers(self, case_id: str) -> list[list[str]]:

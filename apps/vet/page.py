@@ -1,6 +1,4 @@
-"""The page a reader opens: who they are, and which pages their role has."""
-
-from pathlib import Path
+"""The page a person opens: who they are, and the pages their role has; a role sees no other."""
 
 import streamlit as st
 
@@ -8,9 +6,13 @@ from apps.vet import server
 from apps.vet.guard import COOKIE
 from ddeval.vet.accounts import account_of
 
-VIEWER = Path(__file__).parent / "viewer"
-
-st.set_page_config(page_title="ddeval vet", layout="wide", initial_sidebar_state="collapsed")
+st.set_page_config(page_title="ddeval vet", page_icon="🔎", layout="wide", initial_sidebar_state="collapsed")
+st.html(
+    "<style>[data-testid=stMainBlockContainer]{padding:3.75rem 0 0;max-width:none}"
+    "[data-testid=stMainBlockContainer]:not(:has([data-viewer])){padding:4.5rem 2rem 2rem;max-width:70rem}"
+    "[data-testid=stMain] [data-testid=stElementContainer]:has(style){display:none}"
+    "[data-testid=stVerticalBlock]{gap:.75rem}</style>"
+)
 
 desk = server.DESK
 account = account_of(desk.store, st.context.cookies.get(COOKIE)) if desk else None
@@ -18,19 +20,19 @@ if desk is None or account is None:
     st.error("Your session has ended. Reload the page to log in.")
     st.stop()
 
-viewer = st.components.v2.component(
-    "ddeval_viewer",
-    html=(VIEWER / "viewer.html").read_text(),
-    css=(VIEWER / "viewer.css").read_text(),
-    js=(VIEWER / "viewer.js").read_text(),
-)
-batch = desk.batch_of(None)
-viewer(
-    data={
-        "api": f"{server.PREFIX}/api",
-        "reader": account.code,
-        "batch": batch.name,
-        "is_synthetic": desk.is_synthetic,
-    },
-    key="viewer",
-)
+st.session_state["account"] = account
+st.session_state["desk"] = desk
+
+PAGES = {
+    "read": [
+        st.Page("pages/read.py", title="Vet", default=True),
+        st.Page("pages/my_work.py", title="My work"),
+    ],
+    "adjudicate": [st.Page("pages/adjudicate.py", title="Adjudicate")],
+    "see_dashboard": [st.Page("pages/dashboard.py", title="Dashboard", default=True)],
+    "manage_users": [st.Page("pages/users.py", title="Users")],
+}
+pages = [page for action, found in PAGES.items() if account.may(action) for page in found]
+if account.role == "admin":
+    pages = [page for page in pages if page.title in ("Dashboard", "Users")]
+st.navigation([*pages, st.Page("pages/leave.py", title="Log out")], position="top").run()

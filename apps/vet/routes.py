@@ -19,7 +19,8 @@ from apps.vet.desk import Desk
 from apps.vet.guard import COOKIE, session_token
 from ddeval.errors import InputError
 from ddeval.vet import accounts, reading
-from ddeval.vet.accounts import Account, LogInRefused
+from ddeval.vet.accounts import Account, Action, LogInRefused
+from ddeval.vet.adjudication import next_hearing, record_adjudication
 from ddeval.vet.batches import Batch
 from ddeval.vet.consensus import Answer
 from ddeval.vet.reading import Refused
@@ -146,6 +147,27 @@ def routes(desk: Desk, *, prefix: str, public_url: str) -> list[Route]:
 
         return JSONResponse(await run_in_threadpool(commit))
 
+    async def hearing(request: Request) -> Response:
+        account, batch = _reader(request, desk, action="adjudicate")
+        return JSONResponse(await run_in_threadpool(_next_hearing, desk, batch, account))
+
+    async def adjudicate(request: Request) -> Response:
+        account, batch = _reader(request, desk, action="adjudicate")
+        body = await _json(request)
+        parsed, details = _answer(body, desk)
+
+        def commit() -> dict[str, Any]:
+            event = record_adjudication(
+                desk.store, batch, account.code, str(body["nonce"]), parsed, details=details
+            )
+            return {"saved": event["seq"], "next": _next_hearing(desk, batch, account)}
+
+        return JSONResponse(await run_in_threadpool(commit))
+
+    async def log_out_page(request: Request) -> Response:
+        body = f'<form method="post" action="{prefix}/logout"><button>Log out</button></form>'
+        return _page(prefix, "Leave?", f"{body}<p><a href='{prefix}/'>Back to the cases</a></p>")
+
     async def photograph(request: Request) -> Response:
         account, batch = _reader(request, desk)
         nonce, number = request.path_params["nonce"], request.path_params["number"]
@@ -159,6 +181,7 @@ def routes(desk: Desk, *, prefix: str, public_url: str) -> list[Route]:
     table: list[tuple[str, str, Handler]] = [
         ("/login", "GET", log_in_page),
         ("/login", "POST", log_in),
+        ("/logout", "GET", log_out_page),
         ("/logout", "POST", log_out),
         ("/link/{token}", "GET", link_page),
         ("/link/{token}", "POST", use_link),
@@ -168,6 +191,8 @@ def routes(desk: Desk, *, prefix: str, public_url: str) -> list[Route]:
         ("/api/draft", "POST", draft),
         ("/api/aside", "POST", aside),
         ("/api/undo", "POST", undo),
+        ("/api/hearing", "GET", hearing),
+        ("/api/adjudicate", "POST", adjudicate),
         ("/api/photograph/{nonce}/{number:int}", "GET", photograph),
     ]
     return [Route(prefix + path, _told(handler), methods=[method]) for path, method, handler in table]
@@ -213,11 +238,11 @@ def _told(handler: Handler) -> Handler:
     return told
 
 
-def _reader(request: Request, desk: Desk) -> tuple[Account, Batch]:
-    """The account behind a request, if it may read, and the batch it asks for."""
+def _reader(request: Request, desk: Desk, *, action: Action = "read") -> tuple[Account, Batch]:
+    """The account behind a request, if it may do that, and the batch it asks for."""
     account: Account | None = getattr(request.state, "account", None)
-    if account is None or not account.may("read"):
-        raise _Forbidden("Your account does not read cases.")
+    if account is None or not account.may(action):
+        raise _Forbidden(f"Your account does not {action} cases.")
     batch = desk.batch_of(request.query_params.get("batch"))
     if batch is None:
         raise Refused("closed", "There is no open batch to read. Nothing was saved.")
@@ -227,6 +252,11 @@ def _reader(request: Request, desk: Desk) -> tuple[Account, Batch]:
 def _next(desk: Desk, batch: Batch, account: Account) -> dict[str, Any] | None:
     shown = reading.next_case(desk.store, batch, account.code)
     return None if shown is None else desk.screen(shown, account, batch)
+
+
+def _next_hearing(desk: Desk, batch: Batch, account: Account) -> dict[str, Any] | None:
+    heard = next_hearing(desk.store, batch, account.code, class_of=desk.class_of)
+    return None if heard is None else desk.hearing(heard, batch)
 
 
 def _case_on_screen(desk: Desk, batch: Batch, account: Account, nonce: str) -> str:

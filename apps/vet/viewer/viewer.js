@@ -17,12 +17,13 @@ export default function (component) {
   return () => { root.__vet?.end(); root.__vet = null; };
 }
 
-function mount(root, { api, reader, batch, is_synthetic }) {
+function mount(root, { api, reader, batch, is_synthetic, task }) {
   const $ = (id) => root.getElementById ? root.getElementById(id) : root.querySelector("#" + id);
   const listeners = new AbortController();
   const on = (target, type, act, options = {}) => target.addEventListener(type, act, { signal: listeners.signal, ...options });
   const at = (path) => `${api}${path}${path.includes("?") ? "&" : "?"}batch=${encodeURIComponent(batch)}`;
 
+  const paths = task === "adjudicate" ? { screen: "/hearing", answer: "/adjudicate" } : { screen: "/screen", answer: "/answer" };
   let shown = null;        // the screen as the server sent it
   let seenAt = 0;          // when its first photograph was on screen
   let isBusy = false;      // an answer is on its way, or the next case is
@@ -78,7 +79,7 @@ function mount(root, { api, reader, batch, is_synthetic }) {
       if (!error.refusal) return;
       state("lost", "NOT SAVED");
       refusal(error.refusal.message);
-      if (error.refusal.code === "not_shown") show(await insist("/screen"));
+      if (error.refusal.code === "not_shown") show(await insist(paths.screen));
     } finally {
       isBusy = false;
       enable();
@@ -91,7 +92,7 @@ function mount(root, { api, reader, batch, is_synthetic }) {
     if (!canSend()) return;
     const problem = missing();
     if (problem) { refusal(problem); return; }
-    send("/answer", { nonce: shown.nonce, ...answer(), display: { ...view, brightness: +$("brightness").value, contrast: +$("contrast").value, seconds: Math.round((performance.now() - seenAt) / 100) / 10 } }, "saved ✓");
+    send(paths.answer, { nonce: shown.nonce, ...answer(), display: { ...view, brightness: +$("brightness").value, contrast: +$("contrast").value, seconds: Math.round((performance.now() - seenAt) / 100) / 10 } }, "saved ✓");
   }
 
   function answer() {
@@ -118,7 +119,7 @@ function mount(root, { api, reader, batch, is_synthetic }) {
   }
 
   function keepDraft() {
-    if (!shown || isBusy) return;
+    if (!shown || isBusy || task === "adjudicate") return;
     clearTimeout(draftTimer);
     const nonce = shown.nonce;
     draftTimer = setTimeout(() => call("/draft", { nonce, draft: answer() }).catch(() => {}), DRAFT_MS);
@@ -151,9 +152,23 @@ function mount(root, { api, reader, batch, is_synthetic }) {
       pair.append(element("dt", question), element("dd", said));
       return pair;
     }));
+    drawReadings(screen.readings ?? []);
     open(0);
     root.querySelector("#form").scrollTop = 0;
     $("stage").focus({ preventScroll: true });
+  }
+
+  // What the two readers said, under letters that do not tell who is who.
+  function drawReadings(readings) {
+    $("readings").hidden = !readings.length;
+    $("said").replaceChildren(...readings.map((reading) => {
+      const item = document.createElement("li");
+      const named = reading.exit ? EXITS[reading.exit] : reading.diagnoses.join(", then ");
+      item.append(element("strong", `Reader ${reading.letter}`), element("span", named));
+      if (reading.gradable && reading.gradable !== "yes") item.append(element("small", `can tell: ${reading.gradable}`));
+      if (reading.note) item.append(element("small", `note: ${reading.note}`));
+      return item;
+    }));
   }
 
   function fill(draft) {
@@ -417,9 +432,10 @@ function mount(root, { api, reader, batch, is_synthetic }) {
 
   $("reader").textContent = `reader ${reader}`;
   $("stamp").hidden = !is_synthetic;
+  for (const id of ["skip", "report", "undo", "undo-last"]) $(id).hidden = task === "adjudicate";
   (async () => {
     names = await insist("/diagnoses");
-    show(await insist("/screen"));
+    show(await insist(paths.screen));
     state("saved", "");
   })().catch((error) => refusal(error.refusal?.message ?? "The page could not be filled. Reload it."));
 
