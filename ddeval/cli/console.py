@@ -99,9 +99,10 @@ def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
 def headline(result: Mapping[str, Any]) -> str:
     """The result of `ddeval score`: the headline metrics with their intervals over groups."""
     metrics = result["metrics"]
+    n_classes = len(result["confusion"]["class_names"])  # of the closed set
     words = {
-        "n_classes": len(result["per_class"]),
-        "n_used": len(result["per_class"]) - len(result["excluded_classes"]),
+        "n_classes": n_classes,
+        "n_used": n_classes - len(result["excluded_classes"]),
         "floor": _floor(metrics),
     }
     rows = [

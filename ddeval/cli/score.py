@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ddeval.cli import COMMANDS, console
+from ddeval.cli import COMMANDS, console, embedded
 from ddeval.errors import InputError
 from ddeval.project import find_project
 
@@ -177,6 +177,9 @@ def _model_run(
     from ddeval.score.run import Settings, execute, is_complete, prepare
 
     part = parse_shard(shard)
+    if spec == embedded.NAME:
+        demo = embedded.ready_demo()
+        spec, data = str(demo.artefact), data or demo.manifest
     manifest = data or _named_manifest(locate(spec)[1])
     if manifest is None:
         raise InputError(
