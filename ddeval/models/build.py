@@ -50,13 +50,20 @@ def build(config: ModelConfig, *, n_classes: int, answers_width: int, where: str
                 expected="a SigLIP backbone; the others have none in transformers",
                 todo="Set it to false.",
             )
-        network.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+        enable_checkpointing(network)
     arguments = {key: value for key, value in model.items() if key != "backbone"}
     module = Fusion(n_classes=n_classes, backbone=network, **arguments)
     size = backbone.get("image_size") or config.image_size or spec.size
     return Built(module, model, preprocessing_of(config, size))
+
+
+def enable_checkpointing(network: Any) -> None:
+    """Recompute activations in the backward pass; transformers renamed the switch in 5.2x."""
+    kwargs = {"use_reentrant": False}
+    if hasattr(network, "activation_checkpointing_enable"):
+        network.activation_checkpointing_enable(kwargs)
+    else:
+        network.gradient_checkpointing_enable(kwargs)
 
 
 def preprocessing_of(config: ModelConfig, size: int) -> Preprocessing:

@@ -81,14 +81,16 @@ def build_dataset(
     """
     refuse_leaks(manifest, where=where)
     frame, version = _with_overlay(manifest, overlay)
-    used = frame["split"].isin(LEARNT_FROM) if "split" in frame.columns else pd.Series(False, frame.index)
-    frame = frame[used].reset_index(drop=True)
-    has_label = frame["label"].notna() if "label" in frame.columns else pd.Series(False, frame.index)
+    frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, "split", "label"])))
+    frame = frame[frame["split"].isin(LEARNT_FROM)].reset_index(drop=True)
+    has_label = frame["label"].notna()
     files = image_files(frame, image_roots, where=where)
     has_file = files.notna()
     left_out = {"no label": int((~has_label).sum()), "no image": int((has_label & ~has_file).sum())}
     frame, files = frame[has_label & has_file].reset_index(drop=True), files[has_label & has_file]
 
+    is_train = (frame["split"] == "train").to_numpy()
+    _refuse_empty_splits(is_train, where)
     names = _class_names(frame, class_names, where)
     if other_class is not None and other_class not in names:
         raise InputError(
@@ -99,8 +101,7 @@ def build_dataset(
     targets = np.eye(len(names), dtype=np.float32)[labels]
     if overlay is not None and train.soft_labels:
         _soften(targets, frame, soft_labels(overlay), index_of, index_of.get(other_class or ""))
-    is_train = (frame["split"] == "train").to_numpy()
-    _check_splits(labels, is_train, names, other_class, where)
+    _check_classes(labels, is_train, names, other_class, where)
     return Dataset(
         image_ids=frame["image_id"].to_numpy(object),
         sources=list(files),
@@ -242,13 +243,7 @@ def _class_names(frame: pd.DataFrame, given: Sequence[str] | None, where: str) -
     return tuple(given)
 
 
-def _check_splits(
-    labels: npt.NDArray[np.int64],
-    is_train: npt.NDArray[np.bool_],
-    names: tuple[str, ...],
-    other_class: str | None,
-    where: str,
-) -> None:
+def _refuse_empty_splits(is_train: npt.NDArray[np.bool_], where: str) -> None:
     for split, rows in (("train", is_train), ("val", ~is_train)):
         if not rows.any():
             raise InputError(
@@ -257,6 +252,15 @@ def _check_splits(
                 expected="images to learn from (train) and to choose the best epoch by (val)",
                 todo="Deal splits: ddeval data split.",
             )
+
+
+def _check_classes(
+    labels: npt.NDArray[np.int64],
+    is_train: npt.NDArray[np.bool_],
+    names: tuple[str, ...],
+    other_class: str | None,
+    where: str,
+) -> None:
     empty = [name for i, name in enumerate(names) if not (labels[is_train] == i).any()]
     if empty:
         raise InputError(

@@ -48,5 +48,6 @@ def image_losses(
     log_probs = functional.log_softmax(logits, dim=1)
     terms = targets * log_probs
     if focal_gamma:
-        terms = terms * (1 - log_probs.exp()).clamp(min=0) ** focal_gamma
+        # the floor keeps the gradient of a power below 1 finite where p rounds to 1
+        terms = terms * (1 - log_probs.exp()).clamp(min=1e-7) ** focal_gamma
     return -terms.sum(dim=1)
