@@ -202,6 +202,8 @@ def test_photographs_of_patients_are_left_out_unless_asked_for(patients_run: Pat
     assert "data:image" not in page.replace("img-src data:", "")
     assert "Photographs in this fileleft out" in Elements(page).text
     assert "Patients’ photographs are left out of this file. Add --photos" in page
+    gallery, _ = io.read_parquet(patients_run / "labels-v0" / "curves" / "gallery.parquet")
+    assert f"{gallery['label'][0]} → {gallery['predicted'][0]}" in Elements(page).text  # the list stays
     assert "SYNTHETIC" not in page
 
 

@@ -128,7 +128,7 @@ def _sensitivity_plot(run: RunTables, names: Sequence[str]) -> DotPlot:
         run, names, "sensitivity", figures.PERCENT_AXIS, reference,
         title="Which classes are recognised",
         how_to_read="Each dot is the share of a class’s photographs that is answered right, in percent; the "
-        f"bar is its 95 % interval, long where there are few {run.group_unit}. The line is their mean.",
+        f"bar is its 95 % interval, long where there are few {run.group_unit}. The line: their mean.",
     )  # fmt: skip
 
 

@@ -138,5 +138,16 @@ def _calibration_facts(run: RunTables) -> Iterable[Fact]:
         )
     if p_value:
         yield Fact("p, were it perfect", shown(p_value.value, "p_value"))
+    fitted = run.summary.get("recalibration") or {}
+    temperatures = [float(t) for t in fitted.get("temperatures", [])]
+    if temperatures:
+        least, most = shown(min(temperatures), "probability"), shown(max(temperatures), "probability")
+        text = least if least == most else f"{least} to {most}"
+        yield Fact(
+            "Temperature",
+            text,
+            sub=str(fitted.get("basis", "")),
+            title="Above 1 the model is over-confident.",
+        )
     if smooth:
         yield Fact("Smooth ECE", shown(smooth.value, "probability", n=smooth.n_images))

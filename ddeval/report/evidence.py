@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ddeval.report.cells import facts_table, frame_table
+import pandas as pd
+
+from ddeval.report.cells import facts_table, frame_table, sort_key
 from ddeval.report.components import (
     Block,
     Card,
@@ -27,6 +29,8 @@ from ddeval.report.rounding import shown
 PHOTOS_LEFT_OUT = (
     "Patients’ photographs are left out of this file. Add --photos to the command to put them in."
 )
+ERRORS = "errors-gallery"
+"""Where a confused pair leads."""
 ANSWERS: dict[str, tuple[str, Tone]] = {
     "passed": ("✓ passed", "good"),
     "failed": ("✕ failed", "bad"),
@@ -39,27 +43,49 @@ def errors_section(run: RunTables, *, has_photos: bool) -> Section:
     table = run.curve("gallery")
     if table is None:
         return missing("errors", "Confident errors", "None: every photograph was answered as it is labelled.")
+    block: Block = _errors_gallery(run, table) if has_photos else _errors_table(table)
+    blocks: list[Block] = [block] if has_photos else [Text(PHOTOS_LEFT_OUT, style="note"), block]
+    return Section("errors", "Confident errors", blocks)
+
+
+def _errors_gallery(run: RunTables, table: pd.DataFrame) -> Gallery:
     cards = []
     for row in table.to_dict("records"):
         label, predicted, image_id = (str(row[name]) for name in ("label", "predicted", "image_id"))
         alt = f"{image_id}: labelled {label}, answered {predicted}"
-        photo = Photo(image_id, alt, run.photo(row["thumbnail"]) if has_photos else "")
         lines = (
             ("labelled", label),
             ("answered", predicted),
             ("confidence", shown(row["confidence"], "percent")),
             ("image", image_id),
         )
+        photo = Photo(image_id, alt, run.photo(row["thumbnail"]))
         cards.append(Card((photo,), lines, filters=f"{label} → {predicted} {image_id}"))
-    gallery = Gallery(
-        "errors-gallery",
+    return Gallery(
+        ERRORS,
         "Where the model was surest and the label says otherwise",
         "Surest first. Some are errors of the model and some of the label: both are found by looking here.",
         cards,
         note=f"The {shown(len(cards), 'count')} surest errors.",
-        left_out="" if has_photos else PHOTOS_LEFT_OUT,
     )
-    return Section("errors", "Confident errors", (gallery,))
+
+
+def _errors_table(table: pd.DataFrame) -> Table:
+    rows = [
+        [
+            Cell(str(row["image_id"])),
+            Cell(f"{row['label']} → {row['predicted']}"),
+            Cell(shown(row["confidence"], "percent"), sort=sort_key(row["confidence"])),
+        ]
+        for row in table.to_dict("records")
+    ]
+    columns = [
+        Column("Image", is_number=False),
+        Column("Label → answer", is_number=False),
+        Column("Confidence"),
+    ]
+    caption = "Where the model was surest and the label says otherwise"
+    return Table(ERRORS, caption, columns, rows, is_filterable=True)
 
 
 def evidence_section(run: RunTables, *, looks: Sequence[Mapping[str, Any]]) -> Section:
@@ -74,12 +100,12 @@ def evidence_section(run: RunTables, *, looks: Sequence[Mapping[str, Any]]) -> S
                 Fact("Run folder", run.folder.name, is_code=True),
                 Fact("Not scored", shown(summary.get("n_quarantined"), "count")),
                 Fact("Without a label", shown(summary.get("n_unlabelled"), "count")),
+                *(Fact("Note", str(note)) for note in summary.get("notes", [])),
             ],
             style="rows",
             title="What the numbers were made from",
         )
     ]
-    blocks += [Text(str(note), style="note") for note in summary.get("notes", [])]
     if run.checks:
         blocks.append(checks_table(run.checks))
     else:

@@ -9,7 +9,8 @@ import math
 from typing import Literal
 
 Unit = Literal[
-    "percent", "points", "distance", "probability", "signed", "count", "p_value", "ratio", "per_1000", "million"
+    "percent", "points", "distance", "probability", "signed", "count", "p_value", "ratio", "per_1000",
+    "million",
 ]  # fmt: skip
 """How a value in the tables is meant.
 

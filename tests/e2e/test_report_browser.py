@@ -38,15 +38,22 @@ def driver() -> Iterator[Chrome]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    run = make_run(folder / "run", n_images=2_000, absent=("Scabies",), n_gallery=60, n_resamples=20)
+    run = make_run(folder / "run", n_images=1_500, absent=("Scabies",), n_gallery=60, n_resamples=3)
     write_run_report(
         run, folder / "page.html", date="2026-07-01", looks=[{"time": "t", "run": "r", "labels": "v0"}]
     )
     return folder / "page.html"
 
 
-@pytest.mark.parametrize("width", [DESK, PHONE])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (DESK, "light"),
+        (PHONE, "dark"),
+        pytest.param(DESK, "dark", marks=pytest.mark.slow),
+        pytest.param(PHONE, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_the_page_has_no_barrier_of_wcag_a_or_aa(driver: Chrome, page: Path, width: int, scheme: str) -> None:
     """Every folded table is opened first, so that it is looked at too."""
     show(driver, page, width=width, scheme=scheme)
@@ -129,6 +136,20 @@ def test_a_confused_pair_leads_to_its_photographs(driver: Chrome, page: Path) ->
     left = [card for card in cards if card.is_displayed()]
     assert 0 < len(left) < len(cards)
     assert all(f"{pair} " in str(card.get_attribute("data-text")) for card in left)
+
+
+def test_a_confused_pair_leads_to_its_row_where_photographs_are_left_out(
+    driver: Chrome, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", n_images=600, is_synthetic=False, n_gallery=60, n_resamples=3)
+    write_run_report(run, tmp_path / "page.html", date="2026-07-01")
+    show(driver, tmp_path / "page.html")
+    link = driver.find_element(By.CSS_SELECTOR, "#pairs a")
+    driver.execute_script("arguments[0].click()", link)
+    rows = driver.find_elements(By.CSS_SELECTOR, "#errors-gallery tbody tr")
+    left = [row for row in rows if row.is_displayed()]
+    assert 0 < len(left) < len(rows)
+    assert all(link.text in row.text for row in left)
 
 
 @pytest.mark.parametrize("width", [320, PHONE, 768, 1024, DESK])

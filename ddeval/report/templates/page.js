@@ -71,7 +71,8 @@ for (const input of document.querySelectorAll("input[data-filters]")) {
 }
 for (const link of document.querySelectorAll("a[data-fills]")) {
   link.addEventListener("click", () => {
-    const input = document.querySelector(`#${CSS.escape(link.hash.slice(1))} input[data-filters]`);
+    const id = CSS.escape(link.hash.slice(1));
+    const input = document.querySelector(`#${id} input[data-filters], input[data-filters="${id}"]`);
     if (input) { input.value = link.dataset.fills; apply(input); }
   });
 }
