@@ -1,0 +1,5 @@
+"""`python -m ddeval` is `ddeval`."""
+
+from ddeval.cli import main
+
+main()
