@@ -264,10 +264,9 @@ def selective_draws(
 ) -> dict[str, Floats]:
     """All of the above from one pass over the draws, by the names they carry in a run's metrics."""
     reads = {
+        "error_rate": _error_rate,
         "aurc": _aurc,
-        "eaurc": _eaurc,
         "augrc": _augrc,
-        "failure_auroc": _failure_auroc,
         "coverage_at_risk_5": _coverage_at(0.05),
         "coverage_at_risk_10": _coverage_at(0.10),
     }
@@ -276,6 +275,9 @@ def selective_draws(
     for rows, curve in _curves(highest if confidence is None else confidence, correct, weights):
         for name, read in reads.items():
             values[name][rows] = read(curve)
+    error_rate = values.pop("error_rate")  # what is left follows from the above, without another pass
+    values["eaurc"] = values["aurc"] - _perfect_aurc(error_rate)
+    values["failure_auroc"] = _failure_auroc_of(values["augrc"], error_rate)
     return values
 
 
@@ -288,9 +290,12 @@ def _aurc(curve: Curve) -> Floats:
 
 
 def _eaurc(curve: Curve) -> Floats:
-    error_rate = _error_rate(curve)
-    perfect: Floats = error_rate + xlogy(1 - error_rate, 1 - error_rate)
-    return _aurc(curve) - perfect
+    return _aurc(curve) - _perfect_aurc(_error_rate(curve))
+
+
+def _perfect_aurc(error_rate: Floats) -> Floats:
+    area: Floats = error_rate + xlogy(1 - error_rate, 1 - error_rate)
+    return area
 
 
 def _augrc(curve: Curve) -> Floats:
@@ -301,8 +306,11 @@ def _augrc(curve: Curve) -> Floats:
 
 def _failure_auroc(curve: Curve) -> Floats:
     """The identity of `augrc` solved for it, so that the two cannot disagree."""
-    error_rate = _error_rate(curve)
-    return 1 - ratio(_augrc(curve) - np.square(error_rate) / 2, error_rate * (1 - error_rate))
+    return _failure_auroc_of(_augrc(curve), _error_rate(curve))
+
+
+def _failure_auroc_of(augrc: Floats, error_rate: Floats) -> Floats:
+    return 1 - ratio(augrc - np.square(error_rate) / 2, error_rate * (1 - error_rate))
 
 
 def _error_rate(curve: Curve) -> Floats:
