@@ -106,6 +106,17 @@ def test_smooth_ece_of_one_sign_is_the_mean_gap_even_at_confidence_one():
     assert calibration_gap(labels, probs) == pytest.approx(0.1)
 
 
+def test_images_at_confidence_one_weigh_in_full_beside_others():
+    """Overconfident by .2 at 1.0, underconfident by .3 at .7: not of one sign, so the kernel decides."""
+    confidence = np.repeat([1.0, 0.7], 50)
+    labels, probs = two_classes(confidence, np.arange(100) % 5 < np.where(confidence == 1.0, 4, 5))
+    assert smooth_ece(labels, probs) == pytest.approx(reference.smooth_ece(labels, probs), abs=1e-6)
+
+
+def test_smooth_ece_places_a_probability_that_rounding_carried_past_one_at_one():
+    assert smooth_ece(np.array([0]), np.array([[1.0005, 0.0]])) == pytest.approx(0.0005, rel=1e-6)
+
+
 def test_smooth_ece_is_zero_where_every_residual_is():
     assert smooth_ece(*two_classes([1.0, 1.0], [True, True])) == 0.0
 
@@ -368,6 +379,14 @@ def test_the_floor_reports_the_public_values_and_how_alike_groups_are():
     values = {name: METRICS[name](labels, probs) for name in floor["metric"]}
     assert dict(zip(floor["metric"], floor["value"], strict=True)) == pytest.approx(values)
     assert floor[["n_images", "n_groups", "correlation"]].iloc[0].tolist() == [120, 60, 1.0]
+
+
+def test_the_floor_of_a_model_that_never_decides_counts_its_ties_as_wrong_too():
+    """Always .5 and .5: by convention never right, so a perfect model shows the same error of .5."""
+    floor = calibration_floor(
+        np.array([0, 1, 1]), np.full((3, 2), 0.5), rng=np.random.default_rng(0), metrics=["ece"]
+    )
+    assert floor.loc[0, ["value", "floor_low", "p_value"]].tolist() == [0.5, 0.5, 1.0]
 
 
 def test_the_floor_is_nan_without_images():

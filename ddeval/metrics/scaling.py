@@ -80,7 +80,7 @@ class VectorScaling(NamedTuple):
     scale: npt.NDArray[np.float64]
     """(K,), multiplies the logits; 1 / T throughout is temperature scaling."""
     offset: npt.NDArray[np.float64]
-    """(K,), added after that; sums to 0."""
+    """(K,), added after that; sums to 0, where the ridge is least."""
 
     def probs(self, logits: Logits) -> Probs:
         return softmax(np.asarray(logits, dtype=np.float64) * self.scale + self.offset)
@@ -110,8 +110,7 @@ def fit_vector_scaling(labels: Labels, logits: Logits) -> VectorScaling:
         return float(value), slope + 2 * RIDGE * pull
 
     fit = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000, "ftol": 1e-14})
-    offset = fit.x[n_classes:]
-    return VectorScaling(scale=fit.x[:n_classes], offset=offset - offset.mean())
+    return VectorScaling(scale=fit.x[:n_classes], offset=fit.x[n_classes:])
 
 
 def logits_of(pred_probs: Probs) -> npt.NDArray[np.float64]:
