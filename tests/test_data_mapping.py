@@ -259,6 +259,7 @@ def test_columns_neither_used_nor_ignored_are_named(tmp_path):
         ("answers: {q: {kind: yes_no}}", "needs `column`, or `one_hot`"),
         ("answers: {Q: {kind: yes_no, column: gender}}", "a field name is lower-case"),
         ("answers: {q: {kind: yesno, column: gender}}", "answers.q.kind"),
+        ("columns: {sex: {column: gender, values: {M: male, m: female}}}", "'M' and 'm' are one word"),
         ("answer: {}", "the unknown key 'answer'; expected 'answers'"),
         ("image: {columns: [gender]}", "needs `image`, or `image_id`"),
         ("tables: [{path: t.csv}, {path: t.csv}]\nimage_id: id", "every table but the first needs `join`"),

@@ -25,7 +25,7 @@ NOT_UNDERSTOOD = object()
 
 
 def column_cells(
-    rows: pd.DataFrame, spec: ColumnSpec, values: Map[str, str | None], unknown: Words
+    rows: pd.DataFrame, spec: ColumnSpec, values: Map[str, str | None] | None, unknown: Words
 ) -> tuple[pd.Series, dict[str, int]]:
     """The cells of a manifest column, None where unknown or not understood, and the latter's counts."""
     if spec.column is None:
@@ -35,7 +35,7 @@ def column_cells(
     number = spec.number
     if number is not None:
         return _each(known, lambda text: _number(text, number))
-    if not values:
+    if values is None:
         return known, {}
     table = {clean(word): value for word, value in values.items()}
     return _each(known, lambda text: table.get(clean(text), NOT_UNDERSTOOD))

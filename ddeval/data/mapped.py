@@ -95,7 +95,7 @@ def apply_mapping(mapping: Mapping, folder: Path, *, splits: Map[str, str] | Non
     refused: list[tuple[str, str, int]] = []
 
     for name, column in mapping.columns.items():
-        values = column.values or (splits or {} if name == "split" else {})
+        values = splits if column.values is None and name == "split" and splits else column.values
         text, strange = column_cells(rows, column, values, _unknown_words(mapping, name))
         cells[name] = text
         refused += [(name, word, n) for word, n in strange.items()]

@@ -6,19 +6,33 @@
 
 from collections.abc import Mapping as Map
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, field_validator, model_validator
 from pydantic import Field as Key
-from pydantic import field_validator, model_validator
 
 from ddeval import tables
 from ddeval.config import Section, parse_config, read_yaml
-from ddeval.data.fields import SEPARATOR, FeatureSchema, Field, FieldKind
+from ddeval.data.fields import SEPARATOR, FeatureSchema, Field, FieldKind, clean
 
 Words = tuple[str, ...]
 TICKED, UNTICKED = ("1", "yes", "true", "x"), ("0", "no", "false")
 COLUMNS = tuple(c for c in tables.MANIFEST.names if c not in ("image_id", "image", "label", "raw_label"))
 """Columns of the manifest that `columns:` may fill; the others have sections of their own."""
+
+
+def _words_once(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Words are told apart by more than case and spaces, as they are when a cell is read."""
+    seen: dict[str, str] = {}
+    for word in value or {}:
+        other = seen.setdefault(clean(word), word)
+        if other != word and (value or {})[other] != (value or {})[word]:
+            raise ValueError(f"{other!r} and {word!r} are one word (case does not matter) with two meanings")
+    return value
+
+
+Meanings = Annotated[dict[str, str | None], AfterValidator(_words_once)]
+"""Word of a table -> ours; null is unknown."""
 
 
 class TableSpec(Section):
@@ -68,7 +82,7 @@ class ColumnSpec(Section):
     column: str | None = None
     value: str | None = None
     """The same in every row."""
-    values: dict[str, str | None] = Key(default_factory=dict)
+    values: Meanings | None = None
     """Word of the table -> ours, null for unknown; where given, no other word is understood."""
     unknown: Words = ()
     strip: bool = False
@@ -89,7 +103,7 @@ class LabelSpec(Section):
     column: str
     form: Literal["text", "list", "weights"] = "text"
     """text: one diagnosis; list: several, surest first; weights: {diagnosis: weight}, the greatest counts."""
-    classes: dict[str, str | None] | None = None
+    classes: Meanings | None = None
     """Diagnosis -> class, whatever the case; without it the diagnosis itself is the class."""
     otherwise: str | None = None
     """Class of every diagnosis that `classes` does not name; without it they have none and are listed."""
@@ -110,7 +124,7 @@ class AnswerSpec(Section):
     ticked: Words = TICKED
     unticked: Words = UNTICKED
     """What a box may hold; an empty one is not ticked, and a row of empty boxes is unanswered."""
-    values: dict[str, str | None] = Key(default_factory=dict)
+    values: Meanings = Key(default_factory=dict)
     """Word of the table -> answer, null for unknown."""
     unknown: Words = ()
     otherwise: Literal["unknown"] | None = None

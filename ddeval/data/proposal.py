@@ -302,13 +302,15 @@ def _columns(p: Proposal, rows: pd.DataFrame, roles: dict[str, list[str]]) -> No
 def _coded(p: Proposal, rows: pd.DataFrame, target: str, name: str) -> dict[str, Any]:
     words = _words(rows[name])
     unknown = guesses.unknown_words(words)
-    known = guesses.codes(target, [w for w in words if w not in unknown])
-    strange = [w for w in words if w not in unknown and w not in known]
+    known = guesses.codes(target, [w for w in _distinct(words) if w not in unknown])
+    said = {clean(w) for w in known}
+    strange = [w for w in _distinct(words) if w not in unknown and clean(w) not in said]
     if strange:
-        listed = ", ".join(strange[:8])
-        p.edits.append(f"columns.{target}: what {listed} of {name!r} mean is not known; null is unknown")
-    values = {**known, **dict.fromkeys(strange)}
-    return {"column": name, "values": values} | ({"unknown": unknown} if unknown else {})
+        listed = ", ".join(strange[:8]) + (" …" if len(strange) > 8 else "")
+        p.edits.append(
+            f"columns.{target}.values: what {listed} of {name!r} means is not known; null is unknown"
+        )
+    return {"column": name, "values": known} | ({"unknown": unknown} if unknown else {})
 
 
 def _age(p: Proposal, rows: pd.DataFrame, name: str) -> dict[str, Any] | None:
@@ -326,7 +328,7 @@ def _age(p: Proposal, rows: pd.DataFrame, name: str) -> dict[str, Any] | None:
         factors = {u: 1.0 for u in guess.units if u in years} | {
             u: 1 / 12 for u in guess.units if u in months
         }
-        spec["number"] = {"unit": "year", "units": {u: round(f, 6) for u, f in factors.items()}}
+        spec["number"] = {"unit": "year", "units": {u: round(f, 10) for u, f in factors.items()}}
         if guess.has_decimal_comma:
             spec["number"]["decimal"] = ","
         lost = [unit for unit in guess.units if unit not in factors]
@@ -458,7 +460,9 @@ def _question(p: Proposal, rows: pd.DataFrame, name: str, where: str) -> tuple[d
         reasons = {"constant": "the same in every row", "free text": "free text or ids", "date": "dates"}
         return None, reasons[guess.kind]
     if guess.kind == "yes_no":
-        ours = {w: said for w in guess.words for said, forms in YES_NO.items() if clean(w) in forms}
+        ours = {
+            w: said for w in _distinct(guess.words) for said, forms in YES_NO.items() if clean(w) in forms
+        }
         spec["values"] = ours
     elif guess.kind == "number":
         spec |= _measure(p, guess, name, where)
@@ -486,6 +490,7 @@ def _measure(p: Proposal, guess: guesses.Guess, name: str, where: str) -> dict[s
     spec: dict[str, Any] = {"unit": unit, "low": min(0.0, guess.low), "high": guess.high}
     if guess.high <= spec["low"]:
         spec["high"] = spec["low"] + 1
+    p.notes.append(f"{where}: the range is that of this table; an answer outside is not understood")
     if guess.has_decimal_comma:
         spec["decimal"] = ","
         p.notes.append(f"{where}: a comma is the decimal point")
