@@ -11,10 +11,10 @@ import numpy as np
 
 from ddeval.data.demo.diseases import Chance, Disease, read_tables
 
-LEFT_EMPTY = 0.09
+LEFT_EMPTY = 0.08
 """Share of questions a careful patient leaves empty; a careless one leaves half of them."""
 CARELESS = 0.15
-TRUE_TO_DISEASE = 0.80
+TRUE_TO_DISEASE = 0.84
 """Share of answers drawn from the disease rather than from anybody."""
 SKIN_TYPES = ("I", "II", "III", "IV", "V", "VI")
 DOCTORS = ("eczema or dermatitis", "psoriasis", "acne or rosacea", "an infection or fungus",

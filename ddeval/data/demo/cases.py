@@ -17,7 +17,7 @@ from ddeval.data.demo.diseases import Disease, read_tables
 SOURCE = "synthetic"
 WRONG_SHARE = 0.12
 """Share of images whose label is wrong."""
-LOOKS_OTHER_SHARE = 0.09
+LOOKS_OTHER_SHARE = 0.08
 """Share of cases that look like a disease they are mistaken for."""
 OFF_TOPIC_SHARE = 0.012
 UNGRADABLE_SHARE = 0.012
@@ -53,11 +53,14 @@ class Case:
 
 def draw_cases(n_patients: int, rng: np.random.Generator) -> list[Case]:
     """The cases of `n_patients` patients and the copies among them, in random order."""
-    cases = [case for i in range(n_patients) for case in _patient_cases(str(i), rng)]
+    shares = np.cumsum(list(SPLIT_SHARES.values()))
+    places = rng.permutation(n_patients) / n_patients  # so that each split has its share of patients exactly
+    splits = np.array(list(SPLIT_SHARES))[np.searchsorted(shares, places, side="right")].tolist()
+    cases = [case for i, split in enumerate(splits) for case in _patient_cases(str(i), split, rng)]
     return _with_wrong_labels(_with_copies(cases, rng), rng)
 
 
-def _patient_cases(patient_id: str, rng: np.random.Generator) -> list[Case]:
+def _patient_cases(patient_id: str, split: str, rng: np.random.Generator) -> list[Case]:
     diseases = read_tables().diseases
     first = diseases[weighted({name: d.share for name, d in diseases.items()}, rng)]
     patient = Patient(
@@ -68,7 +71,6 @@ def _patient_cases(patient_id: str, rng: np.random.Generator) -> list[Case]:
             {t: s * (first.pale_skin if t in ("I", "II") else 1) for t, s in SKIN_SHARES.items()}, rng
         ),
     )
-    split = weighted(SPLIT_SHARES, rng)
     has = [first]
     for _ in range(int(rng.choice(3, p=(0.62, 0.27, 0.11)))):
         fitting = {n: d.share for n, d in diseases.items() if abs(patient.age - d.age[0]) < 1.5 * d.age[1]}
@@ -206,7 +208,7 @@ def manifest_rows(cases: list[Case], rng: np.random.Generator) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     for name in ("is_off_topic", "is_ungradable"):  # a copy shows what its original shows
         shown = table.set_index("image_id")[name]
-        table[name] |= table["duplicate_of"].map(shown).fillna(False).astype(bool)
+        table[name] |= table["duplicate_of"].map(shown).eq(True)
     table.insert(1, "image", "images/" + table["image_id"] + ".jpg")
     return table.sort_values("image_id", ignore_index=True)
 
