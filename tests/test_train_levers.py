@@ -16,7 +16,7 @@ from ddeval.train.augment import augment, colour_jitter, erase, flip, mixup, ran
 from ddeval.train.dataset import Dataset, class_shares, epoch_rows
 from ddeval.train.losses import image_losses
 from ddeval.train.optimiser import WeightAverage, layer_depths, parameter_groups, rate_factor
-from ddeval.train.step import Stepper, largest_batch
+from ddeval.train.step import Stepper, amp_dtype, largest_batch
 
 LOG = math.log
 
@@ -289,6 +289,21 @@ def test_gradients_are_clipped_to_the_stated_norm():
     step.take(parts(3, 3), seed=0, where="")
     norm = math.sqrt(sum(float(g.pow(2).sum()) for g in gradients(step)))
     assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "native", "used"),
+    [
+        ("auto", torch.bfloat16, torch.bfloat16),
+        ("bf16", torch.bfloat16, torch.bfloat16),
+        ("bf16", torch.float16, torch.float16),
+        ("bf16", torch.float32, torch.float32),
+        ("fp16", torch.bfloat16, torch.float16),
+        ("fp32", torch.bfloat16, torch.float32),
+    ],
+)
+def test_a_card_without_bfloat16_takes_its_own_format(asked, native, used):
+    assert amp_dtype(asked, native) == used
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(100, 32), (31, 16), (3, 2), (1, 1), (0, 0)])

@@ -44,7 +44,7 @@ class Stepper:
         self.module, self.optimiser, self.data, self.recipe = module, optimiser, data, recipe
         self.device, self.preprocessing = on.device, preprocessing
         is_gpu = on.device.type == "cuda"
-        self.dtype = on.dtype if recipe.amp_dtype == "auto" else DTYPES[recipe.amp_dtype]
+        self.dtype = amp_dtype(recipe.amp_dtype, on.dtype)
         self.uses_autocast = is_gpu and self.dtype != torch.float32
         self.scaler = torch.amp.GradScaler(on.device.type, enabled=is_gpu and self.dtype == torch.float16)
         self.generator = torch.Generator(on.device)
@@ -166,6 +166,13 @@ class Stepper:
         except torch.OutOfMemoryError:
             return False
         return True
+
+
+def amp_dtype(asked: str, native: torch.dtype) -> torch.dtype:
+    """Number format of the forward pass; a card without bfloat16 takes its own format in its place."""
+    if asked == "auto" or (asked == "bf16" and native != torch.bfloat16):
+        return native
+    return DTYPES[asked]
 
 
 def largest_batch(fits: Callable[[int], bool], *, below: int) -> int:
