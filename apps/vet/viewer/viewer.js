@@ -376,7 +376,7 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
   on($("exits"), "change", () => { chosen = []; $("search").value = ""; closeList(); drawChosen(); });
   for (const id of ["several", "note"]) on($(id), "input", keepDraft);
   on($("search"), "input", () => { refusal(""); offer(); });
-  on($("search"), "blur", () => setTimeout(closeList, 150));
+  on($("search"), "blur", () => setTimeout(() => { if (root.activeElement !== $("search")) closeList(); }, 150));
   on($("form"), "submit", (event) => { event.preventDefault(); });
   on($("save"), "click", (event) => { if (event.detail) save(); });  // Enter and Space come as keys
   on($("save"), "keydown", (event) => { if (event.key === " ") { event.preventDefault(); if (!event.repeat) save(); } });
