@@ -140,6 +140,7 @@ def summarise(
         Fills the column of that name.
     rng : numpy Generator
     n_resamples : int
+        Draws of the bootstrap; the band of the calibration errors is from half as many simulations.
 
     Raises
     ------
@@ -173,7 +174,8 @@ def summarise(
     replicates = list(zip(*weighed(measure_all, blocks), strict=True))
     seeds = rng.integers(2**63, size=len(readings)).tolist()
     with ThreadPoolExecutor(N_THREADS) as pool:
-        floors = list(pool.map(_ece_rows, readings, [group_of] * len(readings), seeds))
+        n_simulations = [max(n_resamples // 2, 1)] * len(readings)
+        floors = list(pool.map(_ece_rows, readings, [group_of] * len(readings), seeds, n_simulations))
 
     rows: list[dict[str, Any]] = []
     curves: dict[str, pd.DataFrame] = {}
@@ -359,13 +361,16 @@ def _counts(
     return {name: (is_in.sum(axis=0), ((in_group @ is_in) > 0).sum(axis=0)) for name, is_in in sets.items()}
 
 
-def _ece_rows(reading: Reading, group_of: npt.NDArray[np.intp], seed: int) -> list[dict[str, Any]]:
+def _ece_rows(
+    reading: Reading, group_of: npt.NDArray[np.intp], seed: int, n_simulations: int
+) -> list[dict[str, Any]]:
     """The ECE family, each with three rows more: the band of a perfectly calibrated model and a p-value."""
     floor = calibration_floor(
         reading.labels,
         reading.pred_probs,
         groups=group_of[reading.image_of],
         rng=np.random.default_rng(seed),
+        n_simulations=n_simulations,
     )
     return [
         _row(reading, f"{reading.prefix}{of['metric']}{suffix}", None, of[column], np.nan, np.nan, *counts, 0)
