@@ -355,3 +355,23 @@ def lac_set(labels, pred_probs, probs, coverage):
     if rank > len(scores):
         return set(range(len(probs)))
     return {k for k, p in enumerate(probs) if 1 - p <= scores[rank - 1]}
+
+
+# Decisions
+
+
+def sensitivity_at_specificity(is_malignant, score, specificity):
+    """Best sensitivity over all thresholds (one above every score too) that keep the specificity."""
+    malignant = [s for s, m in zip(score, is_malignant, strict=True) if m]
+    benign = [s for s, m in zip(score, is_malignant, strict=True) if not m]
+    best = 0.0
+    for threshold in [*sorted(set(score)), math.inf]:
+        if sum(s < threshold for s in benign) / len(benign) >= specificity - 1e-12:
+            best = max(best, sum(s >= threshold for s in malignant) / len(malignant))
+    return best
+
+
+def net_benefit(is_malignant, score, threshold):
+    n_found = sum(s >= threshold for s, m in zip(score, is_malignant, strict=True) if m)
+    n_needless = sum(s >= threshold for s, m in zip(score, is_malignant, strict=True) if not m)
+    return (n_found - n_needless * threshold / (1 - threshold)) / len(score)

@@ -16,9 +16,10 @@ def case(rng, n_images, *, n_classes=6, sharpness=1.0):
     return labels, softmax(sharpness * logits)
 
 
-@pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9, 0.95])
-@pytest.mark.parametrize("n_images", [8, 9, 19, 50])
+@pytest.mark.parametrize("coverage", [0.5, 0.55, 0.8, 0.9, 0.95])
+@pytest.mark.parametrize("n_images", [8, 9, 19, 50, 99])
 def test_lac_sets_match_their_definition(n_images, coverage):
+    """99 images at .55 ask for the 55th, though 100 times .55 is 55.00000000000001."""
     rng = np.random.default_rng(n_images)
     labels, probs = case(rng, n_images)
     _, others = case(rng, 20)
@@ -86,6 +87,18 @@ def test_too_few_calibration_images_give_the_whole_list(n_images, coverage):
     assert aps_sets(probs, aps_threshold(labels, probs, coverage=coverage, rng=rng), rng=rng).all()
     more_labels, more = case(rng, n_images + 1)
     assert not lac_sets(probs, lac_threshold(more_labels, more, coverage=coverage)).all()
+
+
+def test_the_image_that_sets_the_threshold_is_covered_itself():
+    """10 images at 80 %: the 9th of ceil(11 x .8) = 9 is on the threshold, so 9 of the 10 are covered."""
+    labels, probs = case(np.random.default_rng(6), 10)
+    sets = lac_sets(probs, lac_threshold(labels, probs, coverage=0.8))
+    assert coverage_table(labels, sets).loc[0, "coverage"] == 0.9
+
+
+def test_the_whole_list_is_whole_for_rows_that_sum_to_a_little_more_than_one():
+    rng = np.random.default_rng(7)
+    assert aps_sets(np.tile([0.5, 0.3, 0.2009], (50, 1)), 1.0, rng=rng).all()
 
 
 def test_no_calibration_images_give_the_whole_list():

@@ -152,6 +152,11 @@ def test_images_of_one_confidence_are_answered_together():
     assert table["risk"].tolist() == pytest.approx([1 / 2, 1 / 3, 1 / 4])
 
 
+def test_a_row_of_weight_zero_makes_no_threshold():
+    case = ranked([True, False, True], [0.9, 0.8, 0.7])
+    assert risk_coverage(**case, weights=np.array([1.0, 0.0, 2.0]))["threshold"].tolist() == [0.9, 0.7]
+
+
 def test_a_thinned_curve_keeps_its_ends():
     labels, probs = random_case(1)
     whole, thin = risk_coverage(labels, probs), risk_coverage(labels, probs, n_points=5)
@@ -317,6 +322,22 @@ def test_the_chosen_threshold_is_reported_as_it_does_on_the_calibration_images()
     assert point.coverage == answered.mean()
     assert point.risk < point.risk_upper <= 0.05
     assert (point.n_images, point.n_groups, point.design_effect) == (2000, 2000, 1.0)
+
+
+def test_the_walk_ends_at_the_first_threshold_that_fails():
+    """200 right, then 40 wrong, then 4,000 right: at 240 the risk is .17, at the end .009. Going on after a
+    failure would be choosing in hindsight."""
+    correct = np.repeat([True, False, True], [200, 40, 4000])
+    point = choose_threshold(correct, np.linspace(1, 0, 4240), risk=0.05)
+    assert 100 < point.n_answered <= 205
+
+
+def test_a_threshold_lies_just_above_an_image_that_is_not_counted():
+    """Given that image's confidence, those above it are a plain sample of what will be answered."""
+    correct, confidence, _ = independent_case(np.random.default_rng(3), 2000)
+    point = choose_threshold(correct, confidence, risk=0.05)
+    next_below = confidence[confidence < point.threshold].max()
+    assert np.nextafter(next_below, np.inf) == point.threshold
 
 
 def test_a_stricter_target_or_a_surer_promise_never_answers_more():
