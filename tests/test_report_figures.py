@@ -197,6 +197,11 @@ def test_a_number_is_written_in_its_unit(value: float, unit: rounding.Unit, text
     assert rounding.shown(value, unit, n=0 if not np.isfinite(value) else 7) == text
 
 
+def test_a_range_without_width_is_one_number() -> None:
+    assert rounding.shown_range(0.9999, 1.0, "percent") == "100.0\N{NO-BREAK SPACE}%"
+    assert rounding.shown_range(0.99, 1.0, "percent") == "99.0 to 100.0\N{NO-BREAK SPACE}%"
+
+
 def test_an_interval_stands_in_the_unit_of_its_value() -> None:
     assert rounding.shown_interval(-0.012, 0.009, "points") == "[−1.2, +0.9]"
     assert rounding.shown_interval(np.nan, 0.5, "percent") == ""

@@ -263,6 +263,34 @@ def test_a_section_without_data_is_one_line_that_says_what_to_supply(tmp_path: P
     assert "Data checks: not run." in page
 
 
+def test_a_page_tells_no_place_on_the_machine_and_no_name_of_a_file(tmp_path: Path) -> None:
+    """A report is passed on; where the photographs lie, and how they are called, stays behind."""
+    run = make_run(tmp_path / "run", n_images=60, n_resamples=3, class_names=("a", "b"), other_class=None)
+    facts = io.read_json(run / "run.json")
+    facts["manifest"]["path"] = "/home/jane/study/manifest.csv"
+    io.write_json(run / "run.json", {**facts, "image_roots": ["/home/jane/a", "/mnt/jane/b"]})
+    quarantine = {
+        "image_id": ["i1"],
+        "image": ["jane_doe_1971.jpg"],
+        "code": ["truncated"],
+        "reason": ["cut off"],
+    }
+    io.write_parquet(run / "quarantine.parquet", pd.DataFrame(quarantine))
+    page = page_of(run)
+    assert "jane" not in page
+    assert "manifest.csv" in page
+    assert "cut off" in page
+
+
+def test_many_classes_are_listed_as_pairs_without_a_matrix(tmp_path: Path) -> None:
+    names = tuple(f"c{i}" for i in range(61))
+    run = make_run(tmp_path / "run", n_images=300, n_resamples=3, class_names=names, other_class=None)
+    page = page_of(run)
+    assert "61 classes are too many for a matrix." in page
+    assert 'id="confusion-heat"' not in page
+    assert 'id="pairs"' in page
+
+
 def test_the_ledger_is_shown_with_its_count(run: Path) -> None:
     looks = [{"time": f"2026-06-0{i}", "run": "gen2a_port", "labels": "v0"} for i in (2, 1)]
     text = Elements(page_of(run, looks=looks)).text

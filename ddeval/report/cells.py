@@ -27,6 +27,10 @@ UNITS: dict[str, Unit] = {
 count, all else has three decimals."""
 
 
+PLACES = frozenset({"path", "folder", "image_roots"})
+"""Facts that say where something lies: a page is passed on, the tree of the machine is not."""
+
+
 def estimates_table(run: RunTables, names: Sequence[str], *, id: str, caption: str, note: str = "") -> Table:
     """Metrics as rows; value, interval and n by photograph, and by case where there are any."""
     subsets = ("all", "cases") if run.has_cases else ("all",)
@@ -79,8 +83,8 @@ def frame_table(
 
 
 def facts_table(facts: Mapping[str, Any], *, id: str, caption: str) -> Table:
-    """Nested facts as one row each, named by their path."""
-    rows = [[Cell(name), Cell(text)] for name, text in flat(facts)]
+    """Nested facts as one row each, named by their path; of a file or folder the last part only."""
+    rows = [[Cell(name), Cell(_last_part(name, text))] for name, text in flat(facts)]
     columns = [Column("Name", is_number=False), Column("Value", is_number=False)]
     return Table(id, caption, columns, rows, is_filterable=True, is_folded=True)
 
@@ -97,6 +101,11 @@ def flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
             yield from flat(inner, f"{name}.{i}")
     else:
         yield name, "" if value is None else str(value)
+
+
+def _last_part(name: str, text: str) -> str:
+    is_place = bool(PLACES.intersection(name.split(".")))
+    return ", ".join(part.rstrip("/").rsplit("/", 1)[-1] for part in text.split(", ")) if is_place else text
 
 
 def sort_key(value: float) -> float | None:

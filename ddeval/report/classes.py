@@ -16,6 +16,7 @@ from ddeval.report.components import (
     Listing,
     Section,
     Table,
+    Text,
     missing,
 )
 from ddeval.report.inputs import UNKNOWN, Number, RunTables
@@ -27,6 +28,8 @@ BY_CLASS = (
     "predicted_share", "share_ratio",
 )  # fmt: skip
 N_PAIRS = 10
+MAX_HEAT_CLASSES = 60
+"""More make a matrix nobody can read; the pairs are listed all the same."""
 HEAT_LEVELS = 20
 HEAT_FROM = 0.01
 """Cells under this have no colour: they are many and would drown the others."""
@@ -51,7 +54,11 @@ def confusion_section(run: RunTables) -> Section:
     """Confusion as heat, and the pairs that are confused most."""
     if run.curve("confusion") is None:
         return missing("confusion", "Confusion", "No confusion table. Make it with: ddeval score RUN.")
-    blocks: list[Block] = [confusion_heat(run)]
+    is_small = len(run.class_names) <= MAX_HEAT_CLASSES
+    n = shown(len(run.class_names), "count")
+    blocks: list[Block] = (
+        [confusion_heat(run)] if is_small else [Text(f"{n} classes are too many for a matrix.")]
+    )
     pairs = run.curve("confused_pairs")
     if pairs is not None:
         has_gallery = run.curve("gallery") is not None

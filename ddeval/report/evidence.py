@@ -31,6 +31,8 @@ PHOTOS_LEFT_OUT = (
 )
 ERRORS = "errors-gallery"
 """Where a confused pair leads."""
+QUARANTINE_SHOWN = ("image_id", "split", "code", "reason")
+"""Not where the file lies: its name may be a patient's."""
 ANSWERS: dict[str, tuple[str, Tone]] = {
     "passed": ("✓ passed", "good"),
     "failed": ("✕ failed", "bad"),
@@ -114,7 +116,8 @@ def evidence_section(run: RunTables, *, looks: Sequence[Mapping[str, Any]]) -> S
         )
     if len(run.quarantine):
         caption = "Quarantine: rows of the manifest that could not be scored"
-        blocks.append(frame_table(run.quarantine, id="quarantine", caption=caption))
+        columns = [name for name in QUARANTINE_SHOWN if name in run.quarantine.columns]
+        blocks.append(frame_table(run.quarantine[columns], id="quarantine", caption=caption))
     blocks.append(
         looks_table(looks) if looks else Text("Looks at this split: none recorded.", style="missing")
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ddeval.report import figures
 from ddeval.report.cells import estimates_table, frame_table
-from ddeval.report.classes import confusion_heat
+from ddeval.report.classes import MAX_HEAT_CLASSES, confusion_heat
 from ddeval.report.components import Block, Fact, Figure, Folded, Section, Text, missing
 from ddeval.report.inputs import UNKNOWN, Number, RunTables
 from ddeval.report.measures import measure
@@ -49,7 +49,8 @@ def tiles(run: RunTables) -> Iterable[Fact]:
 def measured_facts(run: RunTables, *, date: str, has_photos: bool) -> Iterable[Fact]:
     """What was measured: data, n, labels, date."""
     facts, summary = run.facts, run.summary
-    yield Fact("Split", ", ".join(facts.get("splits", [])) or "all")
+    manifest = str(facts.get("manifest", {}).get("path", "")).rsplit("/", 1)[-1]
+    yield Fact("Data", f"{manifest or 'not given'}, split {', '.join(facts.get('splits', [])) or 'all'}")
     yield Fact("Photographs", shown(summary.get("n_images"), "count"))
     yield Fact(
         run.group_unit.capitalize(), shown(summary.get("n_groups"), "count"), title="What an interval draws."
@@ -106,7 +107,7 @@ def other_section(run: RunTables) -> Section:
     blocks.append(
         estimates_table(run, OPEN_SET, id="other-table", caption="Open set: “other” may be answered too")
     )
-    if run.curve("open_confusion") is not None:
+    if run.curve("open_confusion") is not None and len(run.class_names) <= MAX_HEAT_CLASSES:
         blocks.append(
             Folded("Confusion with “other” among the answers", [confusion_heat(run, prefix="open_")])
         )

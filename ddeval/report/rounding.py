@@ -96,12 +96,13 @@ def shown_with_interval(
 
 
 def shown_range(ci_low: float, ci_high: float, unit: Unit) -> str:
-    """An interval as words: both ends, the unit once.
+    """An interval as words: both ends, the unit once; one number where both are written alike.
 
     >>> shown_range(0.728, 0.744, "percent")
     '72.8 to 74.4\\xa0%'
     """
-    return f"{rounded(ci_low, unit)} to {shown(ci_high, unit)}"
+    low = rounded(ci_low, unit)
+    return shown(ci_high, unit) if low == rounded(ci_high, unit) else f"{low} to {shown(ci_high, unit)}"
 
 
 def is_undefined(value: float | None) -> bool:
