@@ -301,6 +301,16 @@ def test_the_same_seed_gives_the_same_frame_whatever_the_threads(monkeypatch, wi
     pd.testing.assert_frame_equal(again.metrics, with_other.metrics, check_exact=True)
 
 
+def test_without_resamples_there_are_values_alone(with_other):
+    labels, logits, groups, cases = run_case()
+    arguments = {"other_class": "other", "case_ids": cases, "n_resamples": 0}
+    metrics = summary_of(labels, softmax(logits), groups, **arguments).metrics
+    is_band = metrics["metric"].str.contains("_floor_|_p_value")
+    pd.testing.assert_series_equal(metrics["value"][~is_band], with_other.metrics["value"][~is_band])
+    assert metrics[["ci_low", "ci_high"]].isna().all(axis=None)
+    assert metrics["value"][is_band].isna().all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -158,6 +158,9 @@ def percentile_interval(
     """
     if not 0.0 < confidence_level < 1.0:
         raise ValueError(f"confidence_level must lie between 0 and 1, got {confidence_level}")
+    if not len(replicates):
+        nothing = np.full(replicates.shape[1], np.nan)
+        return nothing, nothing, np.zeros(replicates.shape[1], dtype=np.intp)
     ranked = np.sort(replicates, axis=0)  # NaN sorts last
     n_undefined = np.isnan(ranked).sum(axis=0)
     last = np.maximum(len(ranked) - n_undefined - 1, 0)

@@ -141,6 +141,7 @@ def summarise(
     rng : numpy Generator
     n_resamples : int
         Draws of the bootstrap; the band of the calibration errors is from half as many simulations.
+        With 0 there are values alone, and NaN where an interval or a band would stand.
 
     Raises
     ------
@@ -170,11 +171,13 @@ def summarise(
         pairs = zip(readings, measures, strict=True)
         return [measure(weights.T[reading.image_of].T) for reading, measure in pairs]
 
-    blocks = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
-    replicates = list(zip(*weighed(measure_all, blocks), strict=True))
+    replicates: list[Sequence[Numbers]] = [()] * len(readings)
+    if n_resamples:
+        blocks = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
+        replicates = list(zip(*weighed(measure_all, blocks), strict=True))
     seeds = rng.integers(2**63, size=len(readings)).tolist()
     with ThreadPoolExecutor(N_THREADS) as pool:
-        n_simulations = [max(n_resamples // 2, 1)] * len(readings)
+        n_simulations = [(n_resamples + 1) // 2] * len(readings)
         floors = list(pool.map(_ece_rows, readings, [group_of] * len(readings), seeds, n_simulations))
 
     rows: list[dict[str, Any]] = []
@@ -306,8 +309,8 @@ def _rows(
     """A METRICS row for each number of `measure_of`, with its interval."""
     counted = _counts(reading, group_of)
     for name, value in point.items():
-        replicates = np.concatenate([numbers[name] for numbers in drawn])
-        low, high, n_undefined = percentile_interval(replicates.reshape(len(replicates), -1))
+        replicates = np.concatenate([np.empty((0, *value.shape[1:])), *(numbers[name] for numbers in drawn)])
+        low, high, n_undefined = percentile_interval(replicates.reshape(len(replicates), value[0].size))
         n_images, n_groups = counted[COUNTED_OVER.get(name.removeprefix(reading.prefix), "all")]
         class_names: tuple[str | None, ...] = reading.class_names
         if value.ndim == 1:
