@@ -49,14 +49,18 @@ class Commands(typer.core.TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
-    def main(self, args: Any = None, prog_name: Any = None, *more: Any, **options: Any) -> Any:
-        """Run, and end the process with the exit code of what happened."""
-        options["standalone_mode"] = False
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what it raises becomes one line and an exit code."""
         try:
-            code: Any = super().main(args, prog_name, *more, **options)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, so that a reader that went away is noticed here
+            return result
+        except (typer.Exit, typer.Abort):
+            raise
         except BaseException as error:
-            code = _exit_code(error)
-        raise SystemExit(code if isinstance(code, int) else OK)
+            if hasattr(error, "format_message"):  # click's own usage errors
+                raise
+            raise typer.Exit(_exit_code(error)) from None
 
 
 app = typer.Typer(
@@ -88,13 +92,19 @@ def main() -> NoReturn:
     raise SystemExit(command.main(prog_name="ddeval"))
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"ddeval {ddeval.__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def _exit_code(error: BaseException) -> int:
@@ -104,15 +114,12 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, InputError):
         _say(str(error))
         return BAD_INPUT
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
+    if isinstance(error, KeyboardInterrupt):
         _say("interrupted; what was finished is kept, and the same command goes on from there")
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail too
         return BROKEN_PIPE
-    if hasattr(error, "format_message"):  # a usage error of click
-        error.show()  # type: ignore[attr-defined]
-        return USAGE
     if isinstance(error, OSError) and error.filename:
         _say(f"{error.filename}: {error.strerror}")
         return OUR_FAULT
