@@ -38,14 +38,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class ModelConfig(Section):
-    """What the network is: backbone, questionnaire encoder, head."""
+class Architecture(Section):
+    """What the network is: backbone, questionnaire encoder, head, and the images it wants."""
 
     backbone: BackboneName
-    weights: str
-    """Hub id or local folder of pretrained weights, or `random`."""
-    revision: str | None = None
-    """Commit of the hub repository, so that the weights cannot change under the config."""
     backbone_config: dict[str, Any] = {}
     """Values that replace those of the named backbone, as transformers names them."""
     image_size: Annotated[int, Field(ge=16, le=2048)] | None = None
@@ -60,6 +56,17 @@ class ModelConfig(Section):
     """Widths of the layers that read the encoded questionnaire."""
     head_width: Annotated[int, Field(ge=0)] = 0
     """Width of one hidden layer between the joined embedding and the logits; 0 is none."""
+    activation: Literal["gelu", "relu"] = "gelu"
+    """After each layer of the questionnaire and the hidden one of the head."""
+
+
+class ModelConfig(Architecture):
+    """A network to train: its architecture and where its first weights come from."""
+
+    weights: str
+    """Hub id or local folder of pretrained weights, or `random`."""
+    revision: str | None = None
+    """Commit of the hub repository, so that the weights cannot change under the config."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""

@@ -47,7 +47,7 @@ def ready_demo() -> Demo:
         if not manifest.is_file():
             console.note(f"drawing the embedded data set (SYNTHETIC) into {folder / 'data'}")
             make_demo(folder / "data")
-        if not (artefact / "config.json").is_file():
+        if not (artefact / "training" / "result.json").is_file():  # written when training has ended
             console.note(f"training its checkpoint, once, into {artefact}")
             train(
                 read_config(config), manifest, artefact,

@@ -1,8 +1,9 @@
 """Build: the network and the preprocessing that a config's `model:` section describes."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ddeval.config import ModelConfig
+from ddeval.config import Architecture, ModelConfig
 from ddeval.data.images import Preprocessing
 from ddeval.errors import InputError
 from ddeval.models.backbones import BACKBONES, backbone_config, load_backbone
@@ -24,23 +25,8 @@ def build(config: ModelConfig, *, n_classes: int, answers_width: int, where: str
     Raises an InputError for a key the backbone lacks, weights that cannot be had or do not fit, or
     gradient checkpointing of a family that has none.
     """
-    spec = BACKBONES[config.backbone]
-    try:
-        backbone = backbone_config(
-            config.backbone, image_size=config.image_size, changes=config.backbone_config
-        )
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{where}.backbone_config", str(error), expected="keys of the family", todo="Correct the key."
-        ) from None
-    model: dict[str, Any] = {
-        "backbone": config.backbone,
-        "backbone_config": backbone,
-        "answers_width": answers_width,
-        "questionnaire_widths": list(config.questionnaire_widths) if answers_width else [],
-        "head_width": config.head_width,
-        "dropout": config.dropout,
-    }
+    model = arguments(config, answers_width=answers_width, where=where) | {"dropout": config.dropout}
+    backbone = model["backbone_config"]
     network = load_backbone(backbone, config.weights, revision=config.revision, where=f"{where}.weights")
     if config.gradient_checkpointing:
         if not network.supports_gradient_checkpointing:
@@ -51,10 +37,30 @@ def build(config: ModelConfig, *, n_classes: int, answers_width: int, where: str
                 todo="Set it to false.",
             )
         enable_checkpointing(network)
-    arguments = {key: value for key, value in model.items() if key != "backbone"}
-    module = Fusion(n_classes=n_classes, backbone=network, **arguments)
-    size = backbone.get("image_size") or config.image_size or spec.size
-    return Built(module, model, preprocessing_of(config, size))
+    module = Fusion(
+        n_classes=n_classes, backbone=network, **{k: v for k, v in model.items() if k != "backbone"}
+    )
+    return Built(module, model, preprocessing_of(config, backbone))
+
+
+def arguments(config: Architecture, *, answers_width: int, where: str = "model") -> dict[str, Any]:
+    """The `model` of an artefact's config.json: the backbone's name and the arguments of `Fusion`."""
+    try:
+        backbone = backbone_config(
+            config.backbone, image_size=config.image_size, changes=config.backbone_config
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{where}.backbone_config", str(error), expected="keys of the family", todo="Correct the key."
+        ) from None
+    return {
+        "backbone": config.backbone,
+        "backbone_config": backbone,
+        "answers_width": answers_width,
+        "questionnaire_widths": list(config.questionnaire_widths) if answers_width else [],
+        "head_width": config.head_width,
+        "activation": config.activation,
+    }
 
 
 def enable_checkpointing(network: Any) -> None:
@@ -66,10 +72,11 @@ def enable_checkpointing(network: Any) -> None:
         network.gradient_checkpointing_enable(kwargs)
 
 
-def preprocessing_of(config: ModelConfig, size: int) -> Preprocessing:
+def preprocessing_of(config: Architecture, backbone: Mapping[str, Any]) -> Preprocessing:
     """How the network wants its images: the defaults of its norm, and what `preprocessing:` changes."""
-    norm = config.image_norm or BACKBONES[config.backbone].image_norm
-    standard = Preprocessing.for_norm(norm, size)
+    spec = BACKBONES[config.backbone]
+    size = backbone.get("image_size") or config.image_size or spec.size
+    standard = Preprocessing.for_norm(config.image_norm or spec.image_norm, size)
     try:
         return Preprocessing.from_dict(standard.to_dict() | config.preprocessing)
     except (ValueError, TypeError) as error:

@@ -5,7 +5,7 @@ reads both. Without a questionnaire it is a plain image classifier.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ddeval.models.backbones import build_backbone, embedding_width, pooled
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
 class Fusion(nn.Module):
@@ -30,6 +32,8 @@ class Fusion(nn.Module):
         Widths of the layers that read the answers.
     head_width : int
         Width of a hidden layer of the head; 0 is none.
+    activation : "gelu" or "relu"
+        After each layer of the questionnaire and the hidden one of the head.
     backbone : module, optional
         A backbone with weights already in it; built with random ones where empty.
     """
@@ -42,6 +46,7 @@ class Fusion(nn.Module):
         answers_width: int = 0,
         questionnaire_widths: Sequence[int] = (128, 64),
         head_width: int = 0,
+        activation: str = "gelu",
         dropout: float = 0.0,
         backbone: nn.Module | None = None,
     ) -> None:
@@ -53,6 +58,7 @@ class Fusion(nn.Module):
         self.hidden = nn.Linear(joined, head_width) if head_width else None
         self.head = nn.Linear(head_width or joined, n_classes)
         self.dropout = nn.Dropout(dropout)
+        self.activation = ACTIVATIONS[activation]
         self.answers_width = answers_width
 
     def forward(self, pixels: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -74,9 +80,9 @@ class Fusion(nn.Module):
             if features is not None:
                 answers = features.float()
                 for layer in self.questionnaire:
-                    answers = self.dropout(functional.gelu(layer(answers)))
+                    answers = self.dropout(self.activation(layer(answers)))
                 joined = torch.cat([embeddings, answers], dim=1)  # (B, E + Q)
             if self.hidden is not None:
-                joined = functional.gelu(self.hidden(joined))
+                joined = self.activation(self.hidden(joined))
             logits: Tensor = self.head(self.dropout(joined))
             return logits

@@ -41,10 +41,10 @@ class TrainResult(NamedTuple):
 
     folder: Path
     """The artefact: the best epoch."""
-    best: dict[str, Any]
-    """Its epoch (from 1) and its numbers on the validation split."""
     curve: pd.DataFrame
     """One row an epoch, as in curve.jsonl."""
+    best: dict[str, Any]
+    """Epoch (from 1) of the artefact and its numbers on the validation split."""
     n_train: int
     n_val: int
     left_out: dict[str, int]
@@ -116,6 +116,8 @@ def train(
         "device": on.device.type,
     }
     run = state.begin(out, inputs)
+    if finished := state.read_result(out):
+        return TrainResult(out, curve=state.read_curve(out), **finished)
     seed_everything(recipe.seed, 0)
     built = build(model, n_classes=len(data.class_names), answers_width=schema.width if schema else 0)
     with progress("decoding", len(data.sources)) as tick:
@@ -194,17 +196,15 @@ def train(
             state.save(run, module, optimiser, stepper.scaler, average)
             note(_epoch_line(run, recipe, n_images, time.monotonic() - began))
 
-    if run.best is None:
-        raise AssertionError("a run has at least one epoch")
     unreadable = {"unreadable": len(images.failures)} if images.failures else {}
-    return TrainResult(
-        out,
-        run.best,
-        state.read_curve(out),
-        len(data.train_rows),
-        len(data.val_rows),
-        data.left_out | unreadable,
-    )
+    result: dict[str, Any] = {
+        "best": run.best,
+        "n_train": len(data.train_rows),
+        "n_val": len(data.val_rows),
+        "left_out": data.left_out | unreadable,
+    }
+    state.write_result(out, result)
+    return TrainResult(out, curve=state.read_curve(out), **result)
 
 
 def seed_everything(seed: int, epoch: int) -> np.random.Generator:

@@ -1,7 +1,8 @@
 """State of a training run: what it was begun with, and what it needs to go on after a kill.
 
 `training/run.json` holds the inputs, `training/last.pt` the weights, optimiser and curve after the last
-finished epoch, `curve.jsonl` the curve for people and plots. Each file is whole or absent.
+finished epoch, `training/result.json` that there is nothing left to do, `curve.jsonl` the curve for people
+and plots. Each file is whole or absent.
 """
 
 import json
@@ -20,7 +21,7 @@ from ddeval.io import read_json, sweep, value_sha256, write_atomic, write_json, 
 from ddeval.models.weights import read_weights
 from ddeval.train.optimiser import WeightAverage
 
-FOLDER, LAST, RUN, CURVE = "training", "last.pt", "run.json", "curve.jsonl"
+FOLDER, LAST, RUN, RESULT, CURVE = "training", "last.pt", "run.json", "result.json", "curve.jsonl"
 
 
 @dataclass
@@ -99,6 +100,17 @@ def save(
     }
     write_atomic(run.last, lambda file: torch.save(held, file))
     _write_curve(run)
+
+
+def write_result(out: Path, result: Mapping[str, Any]) -> None:
+    """Mark the run as finished, with what is told of it."""
+    write_json(out / FOLDER / RESULT, dict(result))
+
+
+def read_result(out: Path) -> dict[str, Any] | None:
+    """What a finished run left to tell; None while it is not finished."""
+    path = out / FOLDER / RESULT
+    return dict(read_json(path)) if path.is_file() else None
 
 
 def read_curve(out: Path) -> pd.DataFrame:
