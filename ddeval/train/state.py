@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from ddeval import __version__
 from ddeval.errors import InputError
 from ddeval.io import read_json, sweep, value_sha256, write_atomic, write_json, write_text
 from ddeval.models.weights import read_weights
@@ -120,7 +121,7 @@ def read_curve(out: Path) -> pd.DataFrame:
 
 
 def versions() -> dict[str, str]:
-    return {name: version(name) for name in ("ddeval", "torch", "transformers")}
+    return {"ddeval": __version__} | {name: version(name) for name in ("torch", "transformers")}
 
 
 def _write_curve(run: Run) -> None:
