@@ -161,9 +161,7 @@ def _dot_plot(
     numbers = {name: run.number(metric, class_name=name) or UNKNOWN for name in names}
     unit = measure(metric).unit
     rows = [_dot_row(name, numbers[name], axis, unit, reference) for name in _falling(numbers)]
-    return DotPlot(
-        metric.replace("_", "-"), title, how_to_read, rows, figures.plot_axis(axis), n_title="photographs"
-    )
+    return DotPlot(metric.replace("_", "-"), title, how_to_read, rows, figures.plot_axis(axis), n_title="n")
 
 
 def _falling(numbers: Mapping[str, Number]) -> list[str]:

@@ -120,7 +120,7 @@ class DotPlot:
     how_to_read: str
     rows: Sequence[DotRow]
     axis: Markup
-    n_title: str = "images"
+    n_title: str = "n"
     table: Table | None = None
     keys: Sequence[tuple[str, str]] = ()
 

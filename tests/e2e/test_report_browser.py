@@ -217,6 +217,17 @@ def test_print_leaves_out_the_menu_and_caps_the_gallery(driver: Chrome, page: Pa
     assert pdf.count(b"/Type /Page\n") <= 14
 
 
+def test_on_paper_no_header_stands_in_a_button(driver: Chrome, page: Path) -> None:
+    """Chromium repeats a header on every page, but not what is in a button; afterwards it sorts again."""
+    show(driver, page)
+    note = "window.held.push(document.querySelectorAll('thead button').length)"
+    driver.execute_script(f"window.held = []; addEventListener('beforeprint', () => {{ {note} }})")
+    before = len(driver.find_elements(By.CSS_SELECTOR, "thead button"))
+    driver.execute_cdp_cmd("Page.printToPDF", {})
+    assert driver.execute_script("return window.held") == [0]
+    assert len(driver.find_elements(By.CSS_SELECTOR, "thead button")) == before > 0
+
+
 def test_without_script_everything_is_there(driver: Chrome, page: Path) -> None:
     """Sorting and filtering are extras: the text is the same with scripts off, filters stay hidden."""
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})

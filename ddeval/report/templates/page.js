@@ -29,29 +29,43 @@ const keyOf = (row, i, isNumber) => {
   if ("sort" in cell.dataset) return isNumber ? Number(cell.dataset.sort) : cell.dataset.sort;
   return isNumber ? null : cell.textContent.trim();
 };
-for (const table of document.querySelectorAll("table.sortable")) {
-  const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
-  heads.forEach((head, i) => {
+const headsOf = (table) => [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+const sort = (table, head) => {
+  const isNumber = head.classList.contains("number");
+  const before = head.getAttribute("aria-sort");
+  const isDown = before ? before === "ascending" : isNumber;
+  for (const other of headsOf(table)) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", isDown ? "descending" : "ascending");
+  const rows = [...table.tBodies[0].rows].map((row) => [keyOf(row, head.cellIndex, isNumber), row]);
+  rows.sort(([a], [b]) => {
+    if (a === null || b === null) return (a === null) - (b === null);
+    const order = isNumber ? a - b : a.localeCompare(b, "en", { numeric: true });
+    return isDown ? -order : order;
+  });
+  table.tBodies[0].append(...rows.map(([, row]) => row));
+};
+const sortable = [...document.querySelectorAll("table.sortable")];
+const arm = () => {
+  for (const head of sortable.flatMap(headsOf)) {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
     head.append(button);
-    button.addEventListener("click", () => {
-      const isNumber = head.classList.contains("number");
-      const before = head.getAttribute("aria-sort");
-      const isDown = before ? before === "ascending" : isNumber;
-      for (const other of heads) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", isDown ? "descending" : "ascending");
-      const rows = [...table.tBodies[0].rows].map((row) => [keyOf(row, i, isNumber), row]);
-      rows.sort(([a], [b]) => {
-        if (a === null || b === null) return (a === null) - (b === null);
-        const order = isNumber ? a - b : a.localeCompare(b, "en", { numeric: true });
-        return isDown ? -order : order;
-      });
-      table.tBodies[0].append(...rows.map(([, row]) => row));
-    });
+  }
+};
+// On paper the header is repeated on every page, but not what stands in a button.
+const disarm = () => {
+  for (const button of document.querySelectorAll("thead button")) button.replaceWith(...button.childNodes);
+};
+for (const table of sortable) {
+  table.tHead.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) sort(table, button.parentElement);
   });
 }
+arm();
+addEventListener("beforeprint", disarm);
+addEventListener("afterprint", arm);
 
 const apply = (input) => {
   const box = document.getElementById(input.dataset.filters);
