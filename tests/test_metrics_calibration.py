@@ -328,14 +328,17 @@ def test_the_floor_of_the_test_split_is_near_one_point():
 
 @pytest.mark.parametrize("n_repeats", [30, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_calibrated_model_is_inside_its_floor_nine_times_of_ten(n_repeats):
-    """p-values of a true null are uniform: their mean is 1/2 with sd .29 / sqrt(repeats)."""
+    """p-values of a true null are uniform: mean 1/2 with sd .29 / sqrt(repeats). Those of `mce` are larger:
+    the same lone image often makes the same largest gap, and equal counts as at or above."""
     p_values = []
     for seed in range(n_repeats):
         rng = np.random.default_rng(seed)
         labels, probs = calibrated_case(rng, 150)
-        p_values.append(calibration_floor(labels, probs, rng=rng, n_simulations=99)["p_value"])
-    means = np.mean(p_values, axis=0)
-    np.testing.assert_allclose(means, 0.5, atol=3.5 * 0.29 / np.sqrt(n_repeats))
+        floor = calibration_floor(labels, probs, rng=rng, n_simulations=99).set_index("metric")
+        p_values.append(floor["p_value"].to_dict())
+    means = {name: np.mean([p[name] for p in p_values]) for name in p_values[0]}
+    assert means.pop("mce") >= 0.5 - 3.5 * 0.29 / np.sqrt(n_repeats)
+    np.testing.assert_allclose(list(means.values()), 0.5, atol=3.5 * 0.29 / np.sqrt(n_repeats))
 
 
 @pytest.mark.parametrize("n_repeats", [40, pytest.param(400, marks=pytest.mark.slow)])
