@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ddeval.metrics import auroc_macro, bootstrap, macro_f1, top_k_accuracy
+from ddeval.metrics import auroc_macro, bootstrap, calibration, discrimination, macro_f1, top_k_accuracy
+from ddeval.metrics.arrays import softmax
 from ddeval.metrics.resampling import group_codes, group_weights, percentile_interval
 from tests import reference
 
@@ -163,3 +164,61 @@ def test_percentiles_are_those_of_numpy_over_the_defined_values(n_undefined):
 def test_what_cannot_be_resampled_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         bootstrap(mean, np.ones(5), rng=np.random.default_rng(0), **arguments)
+
+
+COVERED = {
+    "top-1": discrimination.top_k_accuracy_draws,
+    "balanced accuracy": discrimination.balanced_accuracy_draws,
+    "MCC": discrimination.mcc_draws,
+    "AUROC": discrimination.auroc_macro_draws,
+    "AP": discrimination.average_precision_macro_draws,
+    "NLL": calibration.nll_draws,
+    "Brier": calibration.brier_score_draws,
+    "calibration gap": calibration.calibration_gap_draws,
+}
+
+
+def planted_case(rng, n_lesions, *, has_clusters):
+    """Lesions of three classes; with clusters, one to four photographs that are hard or easy together."""
+    lesions = np.repeat(np.arange(n_lesions), rng.integers(1, 5, size=n_lesions) if has_clusters else 1)
+    labels = rng.choice(3, p=[0.4, 0.35, 0.25], size=n_lesions)[lesions]
+    shared, own = rng.normal(size=(n_lesions, 3))[lesions], rng.normal(size=(len(lesions), 3))
+    return labels, softmax(2.4 * np.eye(3)[labels] + 1.2 * shared + 0.9 * own), lesions
+
+
+def coverage(n_repeats, *, n_resamples=1000, has_clusters, by_image=False):
+    """Share of repeats whose 95 % interval holds the value on 100,000 lesions, by metric."""
+    rng = np.random.default_rng(17)
+    labels, probs, _ = planted_case(rng, 100_000, has_clusters=has_clusters)
+    truth = np.array([draws(labels, probs, np.ones((1, len(labels))))[0] for draws in COVERED.values()])
+    n_held = np.zeros(len(truth))
+    for _ in range(n_repeats):
+        labels, probs, lesions = planted_case(rng, 500, has_clusters=has_clusters)
+        group_of, n_groups = group_codes(np.arange(len(labels)) if by_image else lesions)
+        blocks = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
+        replicates = [np.column_stack([m(labels, probs, w) for m in COVERED.values()]) for w in blocks]
+        low, high, _ = percentile_interval(np.concatenate(replicates))
+        n_held += (low <= truth) & (truth <= high)
+    return dict(zip(COVERED, (n_held / n_repeats).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("has_clusters", [False, True], ids=["images", "clusters"])
+def test_the_interval_holds_the_truth_in_95_of_100_samples(has_clusters):
+    """A tenth of the count: 50 samples, so within three binomial sd, 3 x .031, below .95."""
+    covered = coverage(50, n_resamples=400, has_clusters=has_clusters)
+    assert {name: share for name, share in covered.items() if share < 0.95 - 3 * 0.031} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_clusters", [False, True], ids=["images", "clusters"])
+def test_the_interval_holds_the_truth_in_92_5_to_97_5_percent_of_samples(has_clusters):
+    """500 samples of 500 lesions; the binomial sd is .010."""
+    covered = coverage(500, has_clusters=has_clusters)
+    assert {name: share for name, share in covered.items() if not 0.925 <= share <= 0.975} == {}
+
+
+@pytest.mark.slow
+def test_drawing_images_where_lesions_have_several_holds_the_truth_too_seldom():
+    """What the intervals above would be without groups: the check can fail."""
+    covered = coverage(500, has_clusters=True, by_image=True)
+    assert {name: share for name, share in covered.items() if share > 0.925} == {}
