@@ -355,7 +355,7 @@ def _input_error(error: ValidationError, section: type[Section], where: str) -> 
     """The first problem in one line; a misspelt key comes before the keys it leaves missing."""
     problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first = problems[0]
-    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    key = ".".join(str(part) for part in first["loc"] if part != "Architecture") or "(top level)"
     if first["type"] == "extra_forbidden":
         known = _keys_at(section, first["loc"][:-1])
         name = str(first["loc"][-1])
@@ -378,10 +378,15 @@ def _keys_at(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
         inner = [s.model_fields[str(part)].annotation for s in sections if str(part) in s.model_fields]
         if inner:
             sections = [s for annotation in inner for s in _sections(annotation)]
-        else:  # an index, or the tag of an augmentation step
-            tagged = [s for s in sections if part in get_args(s.model_fields["kind"].annotation)]
-            sections = tagged or sections
+        else:  # an index, the tag of an augmentation step, or the name of one section of several
+            sections = [s for s in sections if part in _tags(s)] or sections
     return sorted({name for s in sections for name in s.model_fields})
+
+
+def _tags(section: type[BaseModel]) -> tuple[Any, ...]:
+    """What pydantic calls `section` in the place of an error."""
+    kind = section.model_fields.get("kind")
+    return (section.__name__, *(get_args(kind.annotation) if kind else ()))
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -13,10 +13,12 @@ from pathlib import Path
 from ddeval.config import Config, artefact_location, config_folders, config_names, find_config, read_config
 from ddeval.errors import InputError
 from ddeval.io import read_json
+from ddeval.models.adapter import find_adapter, read_foreign
 from ddeval.models.artefact import CONFIG, is_own_artefact, read_artefact, write_artefact
 from ddeval.models.hugging_face import TEMPLATES, is_dual_encoder, read_classifier, read_dual_encoder
 from ddeval.models.record import Checkpoint, read_class_names
 from ddeval.models.weights import hub_folder
+from ddeval.project import find_project
 
 __all__ = ["Checkpoint", "load_checkpoint", "locate", "write_artefact"]
 
@@ -47,26 +49,70 @@ def load_checkpoint(
     """
     folder, config = locate(spec)
     name = config.name if config else str(spec).rstrip("/").rsplit("/", 1)[-1]
-    if not (folder / CONFIG).is_file():
-        raise _no_config(folder)
-    described = read_json(folder / CONFIG)
+    described = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     if is_own_artefact(described):
         return read_artefact(folder)
+    adapter = find_adapter(folder, project_folder())
+    if adapter is not None:
+        return read_foreign(folder, adapter, name=name)
     if config and config.other_class:
         other_class = config.other_class
+    if described is None:
+        raise _no_config(folder)
     if not isinstance(described, dict) or "model_type" not in described:
-        raise InputError(
-            str(folder / CONFIG),
-            "neither a `format` of ddeval nor a `model_type` of transformers",
-            expected="an artefact of ddeval, or a Hugging Face folder",
-            todo="Describe it in adapter.yaml (`ddeval inspect` shows what is there).",
-        )
+        raise UnknownArtefactError(folder)
     if not is_dual_encoder(described):
         return read_classifier(folder, name=name, other_class=other_class)
     zero_shot = config.zero_shot if config else None
     classes = _classes(zero_shot.classes if zero_shot else class_names, folder)
     templates = zero_shot.templates if zero_shot else TEMPLATES
     return read_dual_encoder(folder, name=name, classes=classes, templates=templates, other_class=other_class)
+
+
+class UnknownArtefactError(InputError):
+    """An artefact of another package that nothing describes; its text ends in a script to go on with."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            str(folder / CONFIG),
+            "neither a `format` of ddeval nor a `model_type` of transformers",
+            expected="an artefact of ddeval, a Hugging Face folder, or adapter.yaml beside it",
+            todo=f"`ddeval inspect {folder}` drafts that; or export its predictions with the script below.",
+        )
+        self.script = EXPORT.format(folder=folder)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n\n{self.script}"
+
+
+EXPORT = """\
+# export.py: the probabilities of your own predictor as a file that ddeval scores
+import csv
+import pandas as pd
+from your_package import Predictor  # your code: predict(image_path, answers) -> one probability a class
+
+FOLDER, MANIFEST = "{folder}", "manifest.csv"
+predictor = Predictor(FOLDER)
+with open(f"{{FOLDER}}/labels.txt") as file:
+    class_names = [line.strip() for line in file if line.strip()]
+manifest = pd.read_csv(MANIFEST, dtype=str, keep_default_na=False)
+
+with open("predictions.csv", "w", newline="") as file:
+    out = csv.writer(file)
+    out.writerow(["image_id", *class_names])
+    for row in manifest.to_dict("records"):
+        answers = {{name: cell for name, cell in row.items() if name.startswith("q.")}}
+        probabilities = predictor.predict(row["image"], answers)
+        out.writerow([row["image_id"], *(float(p) for p in probabilities)])
+# ddeval score predictions.csv --data manifest.csv
+"""
+"""Twenty lines around the user's own predictor, for a model that cannot be described."""
+
+
+def project_folder() -> Path | None:
+    """Folder of the nearest ddeval.yaml."""
+    project = find_project()
+    return project.folder if project else None
 
 
 def locate(spec: str | Path) -> tuple[Path, Config | None]:

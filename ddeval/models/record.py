@@ -1,13 +1,15 @@
 """What a loaded checkpoint is, whatever kind of file or folder it came from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from torch import nn
 
 from ddeval.data.images import Preprocessing
-from ddeval.data.questionnaire import FeatureSchema
+from ddeval.data.questionnaire import Features, FeatureSchema, encode
 from ddeval.errors import InputError
 from ddeval.io import read_text
 
@@ -42,6 +44,14 @@ class Checkpoint:
     """Where it was read from."""
     reported: dict[str, Any] = field(default_factory=dict)
     """Numbers its makers wrote beside it (metrics.json); score says whether it reproduces them."""
+    encode: Callable[[pd.DataFrame], Features] | None = None
+    """The user's own encoder of the answers, in place of `schema`."""
+
+    def features(self, rows: pd.DataFrame, *, where: str = "questionnaire") -> Features | None:
+        """The encoded answers (N, D) of the images in `rows`; None for a model of photographs alone."""
+        if self.encode is not None:
+            return self.encode(rows)
+        return encode(rows, self.schema, where=where) if self.schema is not None else None
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:

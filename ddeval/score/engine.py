@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddeval.data.images import ImageError, Preprocessing
-from ddeval.data.questionnaire import Features, encode
+from ddeval.data.questionnaire import Features
 from ddeval.models.checkpoint import Checkpoint
 from ddeval.models.device import DeviceName, choose_device
 from ddeval.score import feed, shards
@@ -57,7 +57,7 @@ def answers(
     if not pending:
         return
     model = _Model(checkpoint, on, hflip=plan.inputs["tta"] == "hflip")
-    features = encode(rows, checkpoint.schema) if checkpoint.schema else None  # (N, D)
+    features = checkpoint.features(rows)  # (N, D)
     batches = feed.batches(
         sources,
         [rows for s in pending for rows in plan.batches(s)],
