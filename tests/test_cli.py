@@ -382,6 +382,50 @@ def test_classes_are_those_of_the_artefact(tmp_path):
     assert io.read_json(Path("runs") / found["run"] / "run.json")["is_synthetic"] is False
 
 
+# --- verify and trace -------------------------------------------------------------------------------
+
+
+def test_this_installation_is_checked_against_golden_values():
+    result = invoke("verify")
+    assert result.exit_code == 0, result.stdout
+    assert re.search(r"(\d+) of \1 golden values hold", result.stdout)
+    assert all(check["is_equal"] for check in json.loads(invoke("verify", "--json").stdout))
+
+
+def scored(tmp_path) -> Path:
+    path, manifest = predictions_file(tmp_path)
+    assert invoke("score", path, "--data", manifest, "--out", tmp_path / "run", *QUICK).exit_code == 0
+    return tmp_path / "run"
+
+
+def test_a_run_whose_numbers_are_equal_verifies_with_0_and_a_changed_one_with_1(tmp_path):
+    run = scored(tmp_path)
+    assert invoke("verify", run).exit_code == cli.OK
+    text = (run / "labels-v0" / "metrics.json").read_text()
+    (run / "labels-v0" / "metrics.json").write_text(text.replace('"n_images": 30', '"n_images": 31', 1))
+    result = invoke("verify", run)
+    assert result.exit_code == cli.FINDINGS
+    assert "labels-v0/metrics.json: n_images is 31, computed 30" in result.stdout
+
+
+def test_a_number_is_traced_to_its_files(tmp_path):
+    run = scored(tmp_path)
+    result = invoke("trace", run, "top_1_accuracy")
+    assert result.exit_code == 0, result.stderr
+    stored = io.read_json(run / "labels-v0" / "metrics.json")["metrics"]["top_1_accuracy"]["value"]
+    assert result.stdout.startswith(f"top_1_accuracy = {stored:.6g} [")
+    for name in (tmp_path / "manifest.csv", run / "predictions.parquet"):
+        assert re.search(rf"{re.escape(str(name))}  sha256 [0-9a-f]{{64}}", result.stdout)
+    assert io.file_sha256(tmp_path / "model.csv") in result.stdout
+    assert "50 draws of images, seed 0" in result.stdout
+
+
+def test_a_misspelt_metric_is_answered_with_the_nearest(tmp_path):
+    result = invoke("trace", scored(tmp_path), "top_1_acuracy")
+    assert result.exit_code == cli.BAD_INPUT
+    assert "expected 'top_1_accuracy'" in result.stderr
+
+
 @pytest.mark.slow
 def test_the_demo_is_made_once_and_scored(tmp_path, monkeypatch):
     """Draws the data, trains the checkpoint with our own trainer, and says SYNTHETIC in the report."""

@@ -15,13 +15,15 @@ from ddeval.errors import InputError
 from ddeval.metrics import balanced_accuracy, ece, top_k_accuracy
 from ddeval.models.checkpoint import load_checkpoint
 from ddeval.score import folder
-from ddeval.score.evaluate import confident_errors, evaluate, label_codes
+from ddeval.score.evaluate import evaluate
 from ddeval.score.file_run import execute_file, prepare_file
 from ddeval.score.foreign import read_file
-from ddeval.score.predictions import Predictions, read_predictions
+from ddeval.score.numbers import confident_errors, label_codes
+from ddeval.score.predictions import Predictions, read_predictions, write_predictions
 from ddeval.score.recalibration import closed_set_logits, recalibration
 from ddeval.score.rows import group_unit
 from ddeval.score.run import score
+from ddeval.score.verify import verify
 from tests.score_fixture import SMALL, make_artefact, make_manifest
 
 CLASSES = ("acne", "eczema", "tinea")
@@ -405,3 +407,57 @@ def test_scores_of_a_model_are_judged_by_case_too(tmp_path):
     result = evaluate(run, **FEW)
     assert result["n_cases"] == 15
     assert result["cases"]["open_top_1_accuracy"]["n_images"] + result["n_mixed_cases"] == 15
+
+
+def test_verify_finds_nothing_where_nothing_changed(tmp_path):
+    run = file_run(tmp_path)
+    evaluate(run, **FEW)
+    overlay(tmp_path, tmp_path / "manifest.csv", {"im30": "off_topic"})
+    evaluate(run, "v1", overlays=tmp_path / "labels", **FEW)
+    found = verify(run)
+    assert (found.labels, found.differences) == (("v0", "v1"), ())
+    assert found.n_cells > 1000
+
+
+@pytest.mark.parametrize("column", ["value", "ci_low", "n_images"])
+def test_verify_names_the_one_cell_of_the_table_that_was_changed(tmp_path, column):
+    run = file_run(tmp_path)
+    evaluate(run, **FEW)
+    path = run / "labels-v0" / "metrics.parquet"
+    frame, made_from = io.read_parquet(path)
+    row = frame.index[frame["metric"] == "top_3_accuracy"][0]
+    frame.loc[row, column] = frame.loc[row, column] + (1 if column == "n_images" else 1e-4)
+    io.write_parquet(path, frame, metadata=made_from)
+    differences = verify(run).differences
+    assert [(d.file, d.cell) for d in differences] == [
+        ("labels-v0/metrics.parquet", f"{column} of top_3_accuracy all")
+    ]
+
+
+def test_verify_finds_a_changed_digit_in_the_json_and_in_a_curve(tmp_path):
+    run = file_run(tmp_path)
+    result = evaluate(run, **FEW)
+    result["per_class"]["acne"]["sensitivity"]["value"] += 0.001
+    io.write_json(run / "labels-v0" / "metrics.json", result)
+    curve, _ = io.read_parquet(run / "labels-v0" / "curves" / "confusion.parquet")
+    curve.loc[4, "n"] += 1
+    io.write_parquet(run / "labels-v0" / "curves" / "confusion.parquet", curve)
+    found = {d.file: d.cell for d in verify(run).differences}
+    assert found == {
+        "labels-v0/metrics.json": "per_class.acne.sensitivity.value",
+        "labels-v0/curves/confusion.parquet": "n of row 5",
+    }
+
+
+def test_verify_finds_changed_predictions(tmp_path):
+    run = file_run(tmp_path)
+    evaluate(run, **FEW)
+    p = read_predictions(run / "predictions.parquet")
+    p.probs[25] = p.probs[25][::-1]
+    write_predictions(run / "predictions.parquet", p)
+    assert verify(run).differences
+
+
+def test_verify_of_a_run_without_numbers_says_how_to_make_them(tmp_path):
+    with pytest.raises(InputError, match=r"found no numbers; .* Make them: ddeval score"):
+        verify(file_run(tmp_path))

@@ -32,6 +32,8 @@ COMMANDS = {
     "score": ("ddeval.cli.score:score", "Checkpoint and manifest in; predictions, numbers and a report out."),
     "vet": ("ddeval.cli.vet:app", "Queue to readings to labels: open a batch, serve the app, freeze."),
     "train": ("ddeval.cli.train:train", "Config and manifest in; an artefact folder out."),
+    "verify": ("ddeval.cli.verify:verify", "Compute numbers again: a run's, or golden values."),
+    "trace": ("ddeval.cli.verify:trace", "One number with everything it was made from."),
 }
 """Name of a command -> where it is (a function, or a Typer app of subcommands) and its line in the help."""
 

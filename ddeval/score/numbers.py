@@ -1,0 +1,201 @@
+"""The numbers of a run: predictions joined with one version of the labels, and everything left out counted.
+
+What a metric means is written in `ddeval.metrics`. Nothing is written here and no model runs:
+`ddeval.score.evaluate` keeps what comes out, `ddeval.score.verify` computes it again.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ddeval import io
+from ddeval.data.overlay import apply_overlay, find_overlay, read_overlay
+from ddeval.errors import InputError
+from ddeval.metrics.arrays import top_class
+from ddeval.metrics.readings import closed_set
+from ddeval.metrics.resampling import N_RESAMPLES
+from ddeval.metrics.summary import summarise, summary_json
+from ddeval.score import folder
+from ddeval.score.predictions import Predictions, read_predictions
+from ddeval.score.recalibration import Choice, ClosedSet, closed_set_logits, recalibration
+from ddeval.score.rows import CALIBRATION, group_unit, manifest_path, unchanged_manifest
+
+OVERLAYS = Path("labels")
+"""Folder of frozen overlays, from the working directory, unless the caller names another."""
+
+
+class Numbers(NamedTuple):
+    """All numbers of one run under one version of the labels."""
+
+    version: str
+    metrics: pd.DataFrame
+    """METRICS."""
+    curves: dict[str, pd.DataFrame]
+    result: dict[str, Any]
+    """What `ddeval score --json` prints."""
+    errors: pd.DataFrame
+    """`confident_errors`."""
+    manifest: pd.DataFrame
+    """With the labels of this version."""
+    manifest_path: Path
+    overlay_path: Path | None
+    notes: tuple[str, ...]
+    """What was left out, a sentence each."""
+
+
+def numbers(
+    run: Path,
+    labels: str | Path | None = None,
+    *,
+    manifest: Path | None = None,
+    overlays: Path = OVERLAYS,
+    seed: int = 0,
+    n_resamples: int = N_RESAMPLES,
+    calibrators: Choice = "quick",
+) -> Numbers:
+    """The numbers of a run. Arguments and errors as `ddeval.score.evaluate.evaluate`."""
+    facts = folder.read_run(run)
+    predictions = read_predictions(run / folder.PREDICTIONS_FILE)
+    path = manifest or manifest_path(run, facts)
+    frame = unchanged_manifest(path, facts["inputs"]["manifest"], run=run)
+    splits, overlay_path, version, labels_sha256 = facts["splits"], None, "v0", facts["inputs"]["manifest"]
+    if labels is not None and str(labels) != "v0":
+        overlay_path = find_overlay(str(labels), split=splits[0] if splits else "test", folder=overlays)
+        overlay = read_overlay(overlay_path)
+        frame, version, labels_sha256 = apply_overlay(frame, overlay), overlay.version, overlay.sha256
+
+    by_id = frame.set_index("image_id", drop=False)
+    judged = _of_splits(predictions, splits)
+    rows = by_id.loc[judged.frame["image_id"]]
+    label_of, is_labelled = label_codes(rows, predictions.class_names, where=str(path))
+    if not is_labelled.any():
+        raise InputError(
+            str(path),
+            f"no label for any of the {len(rows):,} scored images",
+            expected="labels",
+            todo=f"The predictions are kept in {run}; numbers need a manifest with labels.",
+        )
+    notes = []
+    if not is_labelled.all():
+        notes.append(f"images without a label under {version}, not counted: {int((~is_labelled).sum()):,}")
+    judged, label_of = judged.rows(is_labelled), label_of[is_labelled]
+
+    summary = summarise(
+        label_of,
+        judged.pred_probs(),
+        groups=judged.frame["group"].to_numpy(),
+        class_names=judged.class_names,
+        other_class=judged.other_class,
+        case_ids=judged.frame["case_id"].to_numpy(),
+        logits=judged.logits if judged.probs is None and judged.link == "softmax" else None,
+        run=run.name,
+        rng=np.random.default_rng(seed),
+        n_resamples=n_resamples,
+    )
+    if summary.excluded:
+        notes.append(f"classes without an image, in no mean over classes: {', '.join(summary.excluded)}")
+    metrics, curves = summary.metrics, dict(summary.curves)
+    scaled = recalibration(
+        closed_set_logits(judged, label_of),
+        _calibration_set(predictions, by_id, splits, where=str(path)),
+        run=run.name,
+        calibrators=calibrators,
+        rng=np.random.default_rng([seed, 1]),
+        n_resamples=n_resamples,
+    )
+    if scaled:
+        metrics = pd.concat([metrics, scaled.metrics], ignore_index=True)
+        curves |= scaled.curves
+    result = {
+        "run": run.name,
+        "checkpoint": facts["checkpoint"]["name"],
+        "labels": version,
+        "splits": splits,
+        "group_unit": group_unit(judged.frame["group"]),
+        **summary_json(summary._replace(metrics=metrics)),
+        "recalibration": scaled.facts if scaled else None,
+        "n_unlabelled": int((~is_labelled).sum()),
+        "n_quarantined": n_quarantined(run, splits),
+        "other_class": judged.other_class,
+        "notes": facts.get("notes", []),
+        "made_from": {
+            "labels": version,
+            "labels_sha256": labels_sha256,
+            "predictions": predictions.fingerprint,
+            "seed": seed,
+            "n_resamples": n_resamples,
+            "calibrators": calibrators,
+        },
+    }
+    errors = confident_errors(judged, label_of)
+    return Numbers(version, metrics, curves, result, errors, frame, path, overlay_path, tuple(notes))
+
+
+def label_codes(
+    manifest: pd.DataFrame, class_names: Sequence[str], *, where: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Index of each label among the class names, and whether there is a label; an InputError for others."""
+    labels = manifest.get("label", pd.Series(None, index=manifest.index, dtype=object))
+    is_labelled = labels.notna().to_numpy()
+    codes = pd.Index(class_names).get_indexer(pd.Index(labels.where(labels.notna(), class_names[0])))
+    strange = (codes < 0) & is_labelled
+    if strange.any():
+        counts = labels[strange].value_counts()
+        named = ", ".join(f"{name!r} ({n:,})" for name, n in counts.head(5).items())
+        raise InputError(
+            where,
+            f"{len(counts)} labels that are no class of the model: {named}",
+            expected=f"one of {', '.join(class_names)}",
+            todo="Map them in the manifest, or leave the cells empty to leave the images out.",
+        )
+    return codes.astype(np.int64), is_labelled
+
+
+def confident_errors(judged: Predictions, labels: npt.NDArray[np.int64]) -> pd.DataFrame:
+    """Wrong answers of the closed set, surest first: `image_id`, `label`, `predicted`, `confidence`."""
+    names, probs = np.array(judged.class_names, dtype=object), judged.pred_probs()
+    rows = np.arange(len(labels))
+    if judged.other_class is not None:
+        other = judged.class_names.index(judged.other_class)
+        rows, labels, probs = closed_set(labels, probs, other)
+        names = np.delete(names, other)
+    predicted = top_class(labels, probs)
+    wrong = np.flatnonzero(predicted != labels)
+    frame = pd.DataFrame(
+        {
+            "image_id": judged.frame["image_id"].to_numpy()[rows[wrong]],
+            "label": names[labels[wrong]],
+            "predicted": names[predicted[wrong]],
+            "confidence": probs[wrong, predicted[wrong]],
+        }
+    )
+    return frame.sort_values(["confidence", "image_id"], ascending=[False, True], ignore_index=True)
+
+
+def n_quarantined(run: Path, splits: Sequence[str]) -> int:
+    """Images of the splits that could not be read."""
+    path = run / folder.QUARANTINE_FILE
+    if not path.is_file():
+        return 0
+    frame, _ = io.read_parquet(path)
+    return int((frame["split"].isin(splits) | (not splits)).sum())
+
+
+def _of_splits(predictions: Predictions, splits: Sequence[str]) -> Predictions:
+    """The rows of the splits; all where the run names none."""
+    return predictions.rows(predictions.frame["split"].isin(splits).to_numpy()) if splits else predictions
+
+
+def _calibration_set(
+    predictions: Predictions, by_id: pd.DataFrame, judged: Sequence[str], *, where: str
+) -> ClosedSet | None:
+    """The labelled rows of the calibration split, unless it is what is judged."""
+    if not judged or CALIBRATION in judged:
+        return None
+    rows = _of_splits(predictions, [CALIBRATION])
+    codes, is_labelled = label_codes(by_id.loc[rows.frame["image_id"]], rows.class_names, where=where)
+    return closed_set_logits(rows.rows(is_labelled), codes[is_labelled])
