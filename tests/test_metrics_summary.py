@@ -328,3 +328,71 @@ def test_what_does_not_fit_is_refused(arguments, message):
     good = {"groups": groups, "class_names": NAMES, "rng": np.random.default_rng(0), "n_resamples": 10}
     with pytest.raises(ValueError, match=message):
         summarise(labels, softmax(logits), **good | arguments)
+
+
+HAM_MODELS = {
+    # accuracy, balanced accuracy and macro AUROC as published with the data
+    "predictions_01DataShift00Compare41.csv": (0.7246, 0.676, 0.931),
+    "predictions_01DataShift01Threshold41.csv": (0.7421, 0.594, 0.929),
+    "predictions_01DataShift02Compare41.csv": (0.7393, 0.693, 0.932),
+}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", HAM_MODELS)
+def test_real_predictions_give_their_published_numbers_with_intervals_over_lesions(real_data, name):
+    """2,927 dermatoscopic images of three models, joined to their lesions by id."""
+    predictions = pd.read_csv(real_data / "ham10000_predictions" / name)
+    predictions["image_id"] = predictions["image"].str.removesuffix(".jpg")
+    metadata = pd.read_csv(real_data / "ham10000" / "metadata.csv")
+    rows = predictions.merge(metadata, on="image_id", validate="one_to_one")
+    classes = ["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
+    probs = rows[classes].to_numpy()
+    summary = summarise(
+        rows["dx"].str.upper().map(classes.index).to_numpy(),
+        probs,
+        groups=rows["lesion_id"].to_numpy(),
+        class_names=classes,
+        rng=np.random.default_rng(0),
+        n_resamples=200,
+    )
+    measured = [number(summary, m) for m in ("top_1_accuracy", "balanced_accuracy", "auroc_macro")]
+    assert [row["value"] for row in measured] == pytest.approx(HAM_MODELS[name], abs=0.001)
+    assert (summary.n_images, summary.n_groups) == (2927, rows["lesion_id"].nunique())
+    assert all(row["ci_low"] < row["value"] < row["ci_high"] for row in measured)
+
+
+GOLDEN = {
+    "top1": "top_1_accuracy",
+    "top3": "top_3_accuracy",
+    "top5": "top_5_accuracy",
+    "balanced_acc": "balanced_accuracy",
+    "macro_f1": "macro_f1",
+    "mcc": "mcc",
+    "auc_ovr_macro": "auroc_macro",
+    "ap_macro": "average_precision_macro",
+    "nll": "nll",
+    "brier": "brier_score",
+    "ece15": "ece",
+    "msp_error_auroc": "failure_auroc",
+    "aurc_fdshifts": "aurc",
+    "augrc_fdshifts": "augrc",
+    "eaurc_fdshifts": "eaurc",
+}
+TOLERANCE = {"ece15": 2e-4, "aurc_fdshifts": 2e-4, "augrc_fdshifts": 2e-4, "eaurc_fdshifts": 2e-4}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["lenet-5-cifar-10", "wideresnet-16-4-cifar-10"])
+def test_a_whole_run_gives_the_golden_values(real_data, name):
+    folder = real_data / "calibration"
+    golden = json.loads((folder / "golden_metrics.json").read_text())[name]
+    with np.load(folder / f"{name}.npz") as arrays:
+        labels, probs = arrays["ground_truth"], arrays["predictions"].astype(np.float64)
+    probs /= probs.sum(axis=1, keepdims=True)
+    names = [str(k) for k in range(10)]
+    arguments = {"groups": np.arange(len(labels)), "class_names": names, "rng": np.random.default_rng(0)}
+    summary = summarise(labels, probs, **arguments, n_resamples=0)
+    for key, metric in GOLDEN.items():
+        measured = number(summary, metric)["value"]
+        assert measured == pytest.approx(golden[key], abs=TOLERANCE.get(key, 1e-6)), metric
