@@ -10,7 +10,7 @@ import pytest
 
 from ddeval.metrics.arrays import softmax
 from ddeval.metrics.paired import Comparison, compare
-from ddeval.report import comparison, doubts
+from ddeval.report import comparison, decisions, doubts
 from ddeval.report.components import Block, Page, Section, Table
 from ddeval.report.page import render
 from tests.report_fixture import skin_patch
@@ -136,7 +136,7 @@ def test_the_gate_shows_every_criterion_with_its_bound_and_n() -> None:
              "is_difference": True},
         ],
     }  # fmt: skip
-    block = comparison.gate_block(gate)
+    block = decisions.gate_block(gate)
     first, second = block.criteria
     assert first.text.replace("\N{NO-BREAK SPACE}", " ") == "80.0 % [60.0, 92.0], asked: 75.0 %"
     assert second.text.replace("\N{NO-BREAK SPACE}", " ") == "+1.0 points [−0.2, +2.2], asked: −1.0 points"
@@ -147,7 +147,7 @@ def test_the_gate_shows_every_criterion_with_its_bound_and_n() -> None:
 
 def test_a_gate_with_another_answer_is_refused() -> None:
     with pytest.raises(ValueError, match="pass, fail or cannot tell, got 'maybe'"):
-        comparison.gate_block(
+        decisions.gate_block(
             {"answer": "maybe", "sentence": "", "criteria": [], "sha256": "", "first_look": ""}
         )
 
@@ -155,11 +155,11 @@ def test_a_gate_with_another_answer_is_refused() -> None:
 def test_harm_is_shown_as_counts_shares_and_per_thousand() -> None:
     harm = pd.DataFrame(
         {"group": ["malignant"] * 3, "run": ["a"] * 3, "outcome": ["right", "deferred", "missed"],
-         "n": [80, 15, 5],
+         "n_images": [80, 15, 5],
          "share": [0.8, 0.15, 0.05], "ci_low": [0.7, 0.1, 0.02], "ci_high": [0.88, 0.2, 0.11],
          "per_1000": [8.0, 1.5, 0.5]}
     )  # fmt: skip
-    figure = comparison.harm_figure(harm)
+    figure = decisions.harm_figure(harm)
     assert figure.table is not None
     (row,) = figure.table.rows
     assert [cell.text.replace("\N{NO-BREAK SPACE}", " ") for cell in row] == [
@@ -168,6 +168,39 @@ def test_harm_is_shown_as_counts_shares_and_per_thousand() -> None:
     assert row[4].sub == "[2.0, 11.0]"
     assert 'class="share wrong"' in figure.drawing
     assert "malignant, a: 100 photographs" in figure.drawing
+
+
+def test_net_benefit_stands_beside_referring_everybody() -> None:
+    curve = pd.DataFrame(
+        {
+            "threshold": [0.1, 0.2],
+            "net_benefit": [0.04, 0.03],
+            "refer_all": [0.02, -0.3],
+            "n_referred": [50, 40],
+        }
+    )
+    figure = decisions.net_benefit_figure({"A": curve, "B": curve * 0.5}, colours={"A": 1, "B": 2})
+    lines = re.findall(r'<polyline points="([^"]*)"[^>]*class="line (s\d)"', figure.drawing)
+    assert [mark for _, mark in lines] == ["s0", "s1", "s2"]
+    assert (
+        lines[1][0] == "500.0,0.0 1000.0,125.0"
+    )  # the axis of benefit ends at 0.04, that of thresholds at 20 %
+    assert len(lines[0][0].split()) == 1  # far below the axis, referring everybody is not drawn on
+    assert figure.table is not None
+    assert [row[0].text for row in figure.table.rows] == ["A", "A", "B", "B"]
+
+
+def test_a_suppressed_subgroup_keeps_its_row_and_its_reason() -> None:
+    groups = pd.DataFrame(
+        {"attribute": ["sex", "skin type"], "group": ["female", "VI"], "value": [0.7, np.nan],
+         "ci_low": [0.6, np.nan], "ci_high": [0.8, np.nan], "n_images": [90, 4], "n_groups": [80, 3],
+         "note": ["", "under 10 patients"]}
+    )  # fmt: skip
+    plot = decisions.subgroup_plot(groups, "top_1_accuracy", whole=0.72)
+    page = html_of(plot)
+    assert plot.rows[0].text == "70.0\N{NO-BREAK SPACE}%"
+    assert '<span class="why">under 10 patients</span>' in page
+    assert "skin type: VI" in page
 
 
 def flips() -> pd.DataFrame:

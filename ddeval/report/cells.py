@@ -20,7 +20,7 @@ BIASED_UP = ("ece", "ece_equal_mass", "mce", "classwise_ece", "smooth_ece")
 UNITS: dict[str, Unit] = {
     "coverage": "percent", "risk": "percent", "generalized_risk": "percent", "share": "percent",
     "share_of_label": "percent", "share_of_errors": "percent", "confidence": "percent", "accuracy": "percent",
-    "n": "count", "rank": "count",
+    "n": "count", "rank": "count", "threshold": "probability", "net_benefit": "signed", "refer_all": "signed",
     "p_value": "p_value", "temperature": "probability",
 }  # fmt: skip
 """How a column of a curve is written, where it is not a measure; `n_` begins a

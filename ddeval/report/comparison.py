@@ -1,12 +1,12 @@
-"""Parts of a page that compares checkpoints: the Round-1 table, differences, the gate, harm, flips.
+"""Parts of a page that compares checkpoints: the Round-1 table, differences as a forest plot, flips.
 
-Each takes tables of `ddeval.metrics.paired` (values, differences, best) or of the gate and gives a block.
+Each takes tables of `ddeval.metrics.paired` (values, differences, best) and gives a block.
 A difference is always a paired interval; words come from the interval and never from a p-value alone.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -16,11 +16,8 @@ from ddeval.report.components import (
     Card,
     Cell,
     Column,
-    Criterion,
-    Decision,
     DotPlot,
     DotRow,
-    Figure,
     Gallery,
     Photo,
     Table,
@@ -28,7 +25,7 @@ from ddeval.report.components import (
 from ddeval.report.evidence import PHOTOS_LEFT_OUT
 from ddeval.report.inputs import Number, data_uri
 from ddeval.report.measures import measure
-from ddeval.report.rounding import Unit, is_undefined, shown, shown_interval, shown_range, shown_with_interval
+from ddeval.report.rounding import Unit, is_undefined, shown, shown_interval, shown_range
 
 ROUND_1 = ("top_1_accuracy", "top_3_accuracy", "auroc_macro", "ece")
 N_SERIES = 7
@@ -172,66 +169,6 @@ def difference_unit(metric: str) -> Unit:
     return "points" if measure(metric).unit in ("percent", "points") else "signed"
 
 
-def gate_block(gate: Mapping[str, Any]) -> Decision:
-    """The gate's answer and each criterion with its interval and n.
-
-    Parameters
-    ----------
-    gate : mapping
-        `answer` (pass, fail, cannot tell), `sentence`, `sha256`, `first_look`, and `criteria`: each `name`,
-        `answer`, `metric`, `value`, `ci_low`, `ci_high`, `bound`, `n_images`, `n_groups`.
-    """
-    criteria = []
-    for c in gate["criteria"]:
-        unit = difference_unit(c["metric"]) if c.get("is_difference") else measure(c["metric"]).unit
-        text = shown_with_interval(c["value"], c["ci_low"], c["ci_high"], unit, n=c.get("n_images"))
-        if c.get("bound") is not None:
-            text += f", asked: {shown(c['bound'], unit)}"
-        n = f"n = {shown(c['n_images'], 'count')}" if c.get("n_images") is not None else ""
-        criteria.append(Criterion(str(c["name"]), _answer(c["answer"]), text, n))
-    note = f"Criteria written before the run: sha256 {gate['sha256']}, first looked at {gate['first_look']}."
-    return Decision(_answer(gate["answer"]), str(gate["sentence"]), criteria, note=note)
-
-
-def harm_figure(harm: pd.DataFrame) -> Figure:
-    """Right, deferred or missed, for each group of conditions and each run, with counts and interval.
-
-    Parameters
-    ----------
-    harm : DataFrame
-        `group` (malignant, urgent), `run`, `outcome` (right, deferred, missed), `n`, `share`, `ci_low`,
-        `ci_high`, `per_1000`.
-    """
-    drawn, rows = [], []
-    for (group, run), held in harm.groupby(["group", "run"], sort=False):
-        n = shown(int(held["n"].sum()), "count")
-        outcomes = {str(row["outcome"]): row for row in held.to_dict("records")}
-        parts = [(outcomes[name]["share"], mark, name) for name, mark in _HARM.items() if name in outcomes]
-        drawn.append(figures.tag("p", f"{group}, {run}: {n} photographs", class_="sharename"))
-        drawn.append(figures.plot_shares(parts, label=f"{group}, {run}: outcomes; the table is below."))
-        missed = outcomes.get("missed", {})
-        rows.append(
-            [
-                Cell(f"{group}, {run}"),
-                Cell(n, sort=int(held["n"].sum())),
-                *(_harm_cell(outcomes.get(name)) for name in _HARM),
-                Cell(shown(missed.get("per_1000"), "per_1000"), sort=missed.get("per_1000")),
-            ]
-        )
-    columns = [
-        Column("Group, checkpoint", is_number=False),
-        *(Column(title) for title in ("Photographs", "Right", "Deferred", "Missed", "Missed per 1,000")),
-    ]
-    return Figure(
-        "harm",
-        "What happens to the conditions that must not be missed",
-        "Each bar is all photographs of the group. Missed: answered with a condition of a less urgent group.",
-        figures.joined(drawn),
-        table=Table("harm-table", "Right, deferred or missed", columns, rows),
-        keys=[("right", "right"), ("deferred", "deferred"), ("wrong", "missed")],
-    )
-
-
 def flips_gallery(
     flips: pd.DataFrame, *, run: str, baseline: str, folder: Path, has_photos: bool, id: str = "flips"
 ) -> Gallery:
@@ -265,23 +202,6 @@ def flips_gallery(
         note=f"{n} photographs.",
         left_out="" if has_photos else PHOTOS_LEFT_OUT,
     )
-
-
-_HARM = {"right": "right", "deferred": "deferred", "missed": "wrong"}
-
-
-def _harm_cell(row: Mapping[Hashable, Any] | None) -> Cell:
-    if row is None:
-        return Cell("–")
-    interval = shown_interval(row["ci_low"], row["ci_high"], "percent")
-    text = f"{shown(row['n'], 'count')} ({shown(row['share'], 'percent')})"
-    return Cell(text, sub=interval, sort=sort_key(row["share"]))
-
-
-def _answer(answer: str) -> Literal["pass", "fail", "cannot tell"]:
-    if answer not in ("pass", "fail", "cannot tell"):
-        raise ValueError(f"a gate answers pass, fail or cannot tell, got {answer!r}")
-    return answer  # type: ignore[return-value]
 
 
 def _by(table: pd.DataFrame, *names: str) -> dict[tuple[str, ...], dict[Hashable, Any]]:
