@@ -153,14 +153,15 @@ def _with_wrong_labels(cases: list[Case], rng: np.random.Generator) -> list[Case
 def _odds(case: Case) -> float:
     if case.label_basis == "histology" or not _confusable(case):
         return 0.0
-    return 3.0 if case.looks_like != case.disease else 1.0
+    often = read_tables().diseases[case.disease].mistaken
+    return often * (3.0 if case.looks_like != case.disease else 1.0)
 
 
 def _mistaken(case: Case, rng: np.random.Generator) -> str:
-    """The wrong diagnosis in the record."""
+    """The wrong diagnosis in the record: what it looks like, else mostly the first that comes to mind."""
     if case.looks_like in _confusable(case):
         return case.looks_like
-    return weighted(_confusable(case), rng)
+    return weighted({name: weight**2 for name, weight in _confusable(case).items()}, rng)
 
 
 def _confusable(case: Case) -> dict[str, float]:

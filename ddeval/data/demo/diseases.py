@@ -42,6 +42,7 @@ class Disease(Section):
     age: tuple[float, float]
     raw: tuple[str, ...]
     confused: Mapping[str, float]
+    mistaken: float = 1.0
     doctor: str
     sites: Mapping[str, float] = ANYWHERE
     female: float = 0.52
