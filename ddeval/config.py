@@ -139,6 +139,8 @@ class TrainConfig(Section):
     epochs: Annotated[int, Field(ge=1)]
     frozen_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs at the start in which only questionnaire and head learn; they count among `epochs`."""
+    stored_embeddings: bool = False
+    """Run the frozen backbone once and train the head on what it gave: seconds in place of hours."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Batches whose gradients are summed before one step: batch_size x accumulate images a step."""
@@ -179,9 +181,11 @@ class TrainConfig(Section):
     """Images are decoded once and kept in memory when they fit in this many gigabytes."""
 
     @model_validator(mode="after")
-    def _some_epoch_must_follow_the_frozen_ones(self) -> "TrainConfig":
+    def _epochs_agree(self) -> "TrainConfig":
         if self.frozen_epochs > self.epochs:
             raise ValueError(f"frozen_epochs {self.frozen_epochs} is more than epochs {self.epochs}")
+        if self.stored_embeddings and (self.frozen_epochs < self.epochs or self.augment):
+            raise ValueError("stored_embeddings needs every epoch frozen and no augment")
         return self
 
 

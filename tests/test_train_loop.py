@@ -339,6 +339,20 @@ def test_losses_fall_for_each_family(data, tmp_path):
         assert losses.iloc[-1] < 0.7 * losses.iloc[0], name
 
 
+def test_a_head_on_stored_embeddings_is_the_head_of_a_frozen_backbone(data, tmp_path):
+    """The backbone gives the same embedding every epoch, so running it once must change nothing."""
+    for name, stored in (("stored", True), ("each", False)):
+        config = make_config(data, epochs=3, frozen_epochs=3, stored_embeddings=stored)
+        train(config, data / "manifest.csv", tmp_path / name)
+    curves = [pd.read_json(tmp_path / name / "curve.jsonl", lines=True) for name in ("stored", "each")]
+    pd.testing.assert_frame_equal(curves[0], curves[1], rtol=1e-4)
+
+
+def test_stored_embeddings_of_a_backbone_that_learns_are_refused(data):
+    with pytest.raises(InputError, match="stored_embeddings needs every epoch frozen and no augment"):
+        make_config(data, epochs=3, frozen_epochs=1, stored_embeddings=True)
+
+
 def test_gradient_checkpointing_changes_no_weight(data, tmp_path):
     tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     for name, on in (("on", True), ("off", False)):

@@ -64,10 +64,10 @@ class Fusion(nn.Module):
     def forward(self, pixels: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and image embeddings (B, E), both float32.
 
-        `pixels` are normalised, (B, 3, S, S); `features` are the encoded answers (B, D), None for a
-        model without a questionnaire.
+        `pixels` are normalised, (B, 3, S, S), or embeddings (B, E) that the backbone gave before;
+        `features` are the encoded answers (B, D), None for a model without a questionnaire.
         """
-        embeddings = pooled(self.backbone, pixels).float()  # (B, E)
+        embeddings = pixels if pixels.ndim == 2 else pooled(self.backbone, pixels).float()  # (B, E)
         return self.classify(embeddings, features), embeddings
 
     def classify(self, embeddings: Tensor, features: Tensor | None = None) -> Tensor:

@@ -30,7 +30,7 @@ from ddeval.train import state
 from ddeval.train.dataset import Images, build_dataset, class_shares, epoch_rows
 from ddeval.train.optimiser import WeightAverage, parameter_groups, rate_factor
 from ddeval.train.step import Part, Stepper
-from ddeval.train.validation import validate
+from ddeval.train.validation import stored_embeddings, validate
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Called with a label and the number of images; gives a function to call with each number just done."""
@@ -147,6 +147,10 @@ def train(
     )
     average = WeightAverage(module, recipe.ema_decay) if recipe.ema_decay else None
     n_done = state.resume(run, module, optimiser, stepper.scaler, average)
+
+    if recipe.stored_embeddings:
+        with progress("embedding", len(data.sources)) as tick:
+            images.cache = stored_embeddings(stepper, images, len(data.sources), tick)
 
     # loop
     n_images = len(epoch_rows(data, recipe, np.random.default_rng(0)))

@@ -22,7 +22,7 @@ from ddeval.train.dataset import Dataset
 from ddeval.train.losses import image_losses
 
 Part = tuple[npt.NDArray[np.int64], Tensor, npt.NDArray[np.bool_]]
-"""Rows (B,), uint8 pixels (B, 3, S, S) and which of them could be read (B,)."""
+"""Rows (B,), uint8 pixels (B, 3, S, S) or stored embeddings (B, E), and which could be read (B,)."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -82,11 +82,16 @@ class Stepper:
         return total / weight if weight > 0 else float("nan")
 
     def pixels_of(self, pixels: Tensor) -> Tensor:
-        """uint8 as decoded -> float on the device, before mean and standard deviation."""
+        """uint8 as decoded -> float on the device, before mean and standard deviation.
+
+        Stored embeddings (B, E) pass through this and `normalise` as they are.
+        """
         moved = pixels.to(self.device, non_blocking=True)
-        return moved.float() * self.preprocessing.rescale
+        return moved if moved.ndim == 2 else moved.float() * self.preprocessing.rescale
 
     def normalise(self, pixels: Tensor) -> Tensor:
+        if pixels.ndim == 2:
+            return pixels
         normalised = (pixels - self.mean) / self.std
         return normalised.to(memory_format=torch.channels_last) if self.recipe.channels_last else normalised
 

@@ -1,6 +1,6 @@
 """Validation: how good is the network at the end of an epoch, on the split that chooses the best one?"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,11 @@ class Outputs(NamedTuple):
 
 @torch.inference_mode()
 def outputs(
-    stepper: Stepper, state: Mapping[str, Tensor], images: Images, rows: npt.NDArray[np.int64]
+    stepper: Stepper,
+    state: Mapping[str, Tensor],
+    images: Images,
+    rows: npt.NDArray[np.int64],
+    tick: Callable[[int], None] = lambda n: None,
 ) -> Outputs:
     """Logits and embeddings of `rows` under the weights of `state`, unaugmented, in their order."""
     stepper.module.eval()
@@ -40,6 +44,7 @@ def outputs(
         seen.append(part[readable])
         logits.append(answer[0].cpu().numpy()[readable])
         embeddings.append(answer[1].cpu().numpy()[readable])
+        tick(len(part))
     return Outputs(np.concatenate(seen), np.concatenate(logits), np.concatenate(embeddings))
 
 
@@ -65,6 +70,17 @@ def validate(
         "balanced_accuracy": balanced_accuracy(labels, pred_probs),
         "nll": nll(labels, pred_probs),
     }
+
+
+def stored_embeddings(stepper: Stepper, images: Images, n_images: int, tick: Callable[[int], None]) -> Tensor:
+    """Embeddings (N, E) of every image, once, for a head that is trained on nothing else.
+
+    An image that cannot be read has zeros; `images.failures` keeps it out of every loss.
+    """
+    said = outputs(stepper, stepper.module.state_dict(), images, np.arange(n_images), tick)
+    stored = torch.zeros(n_images, said.embeddings.shape[1])
+    stored[torch.from_numpy(said.rows)] = torch.from_numpy(said.embeddings)
+    return stored
 
 
 def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
