@@ -86,6 +86,25 @@ def test_the_grid_moves_smooth_ece_by_less_than_1e_5(seed):
     assert reference.smooth_ece_at(confidence, residuals, value) == pytest.approx(value, abs=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-2, 1e-3, 1e-4, 1e-5])
+def test_the_grid_moves_even_the_smallest_smooth_ece_by_less_than_1e_5(size):
+    """Errors of opposite sign a few of their own widths apart, down to widths below a cell."""
+    confidence = 0.7 + size * np.array([0.0, 3.1, 8.7])
+    residuals = size * np.array([1.0, -0.9, 0.4])
+    value = float(smoothing.smooth_measure(confidence)(residuals[None], np.full((1, 3), 1 / 3))[0])
+    assert 0 < value <= 2.3 * size
+    direct = reference.smooth_ece_at(confidence, 3 * residuals, value, n_points=1_000_000)
+    assert direct == pytest.approx(value, abs=1e-5)
+
+
+def test_errors_that_nearly_vanish_in_one_place_leave_those_of_another():
+    """999 of 1,000 right at .999, and .60032 right at .6: what is left is 16 images of 100,000."""
+    confidence = np.repeat([0.999, 0.6], 50_000)
+    correct = np.concatenate([np.arange(50_000) % 1000 != 0, np.arange(50_000) % 5 < 3])
+    correct[50_000:50_040] = True
+    assert smooth_ece(*two_classes(confidence, correct)) == pytest.approx(16e-5, abs=1e-8)
+
+
 def test_smooth_ece_of_a_million_images_takes_seconds():
     rng = np.random.default_rng(0)
     confidence = 0.5 + 0.5 * rng.random(1_000_000)

@@ -170,7 +170,7 @@ def classwise_ece(
 
     References
     ----------
-    Kull et al. (2019), Beyond temperature scaling, arXiv:1910.12656, equation 4.
+    Kull et al. (2019), Beyond temperature scaling, arXiv:1910.12656.
     """
     return _one(classwise_ece_draws, labels, pred_probs, weights, n_bins=n_bins)
 

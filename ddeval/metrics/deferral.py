@@ -80,7 +80,7 @@ def choose_threshold(
 
     References
     ----------
-    Angelopoulos et al. (2021), Learn then test, arXiv:2110.01052, section 3.2; Korn and Graubard (1998),
+    Angelopoulos et al. (2021), Learn then test, arXiv:2110.01052; Korn and Graubard (1998),
     Confidence intervals for proportions with small expected number of positive counts.
 
     Examples

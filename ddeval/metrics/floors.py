@@ -83,8 +83,8 @@ def calibration_floor(
 
     References
     ----------
-    Vaicenavicius et al. (2019), Evaluating model calibration in classification, arXiv:1902.06977,
-    section 4.2 (consistency resampling).
+    Vaicenavicius et al. (2019), Evaluating model calibration in classification, arXiv:1902.06977
+    (consistency resampling).
     """
     unknown = [name for name in metrics if name not in FLOORED]
     if unknown:

@@ -178,7 +178,7 @@ def augrc(
     References
     ----------
     Traub et al. (2024), Overcoming common flaws in the evaluation of selective classification,
-    arXiv:2407.01032, equation 7.
+    arXiv:2407.01032.
     """
     return _one(_augrc, labels, pred_probs, confidence, weights)
 

@@ -13,9 +13,9 @@ from scipy.optimize import brentq
 from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, checked
 from ddeval.metrics.binning import Measure, measured
 
-N_CELLS = 8192
+N_CELLS = 32_768
 """Cells of the confidence axis. Sharing a residual between its two nodes widens its Gaussian by a variance
-of at most 1 / (4 N_CELLS^2) = 3.7e-9, which moves the value by less than 1e-6 where it is .005 or more."""
+of at most 1 / (4 N_CELLS^2), which moves a value above .001 by less than 1e-6 and any by less than 1e-5."""
 
 FEWEST_POINTS = 1024
 """Points at which the density is integrated, more where the Gaussian is narrow."""
@@ -30,11 +30,11 @@ def smooth_ece(labels: Labels, pred_probs: Probs, *, weights: Weights | None = N
     it equals |mean r|. Biased upwards for few images, less than `ece`. NaN when there are no images.
 
     Two public packages put half the weight on c = 1 and read too high where many confidences are 1;
-    here the reflection is exact. The grid of 8,192 cells moves the value by less than 1e-5.
+    here the reflection is exact. The grid of 32,768 cells moves the value by less than 1e-5.
 
     References
     ----------
-    Blasiok and Nakkiran (2023), Smooth ECE, arXiv:2309.12236, definition 2 and section 3.
+    Blasiok and Nakkiran (2023), Smooth ECE, arXiv:2309.12236.
     """
     return float(smooth_ece_draws(*checked(labels, pred_probs, weights))[0])
 
@@ -82,10 +82,13 @@ def _fixed_point(on_nodes: Floats, total: float) -> float:
         integral = (density.sum() - (density[0] + density[-1]) / 2) / n
         return float(integral - width)
 
-    low, high = abs(float(on_nodes.sum() / total)), float(np.abs(on_nodes / total).sum())
-    if excess(low) <= 1e-12:  # at this width all is of one sign: nothing cancels but the whole
-        return low
-    return float(brentq(excess, low, high + 1e-9, xtol=1e-9))  # it falls with the width
+    net, gross = abs(float(on_nodes.sum() / total)), float(np.abs(on_nodes / total).sum())
+    low = high = 2 * gross + 1e-9  # the error is between net, all smeared into one, and gross, none
+    while excess(low) <= 1e-12:
+        if low <= net:
+            return net  # of one sign at this width: nothing cancels but the whole
+        low, high = max(net, low / 4), low
+    return float(brentq(excess, low, high, xtol=1e-9))  # it falls with the width
 
 
 def _n_points(width: float) -> int:
