@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -90,6 +91,7 @@ def test_soft_labels_are_the_weighted_mean_of_the_losses_of_each_label():
 def dataset(labels: list[int], *, other: int | None = None, n_classes: int = 3, **fields: object) -> Dataset:
     n = len(labels)
     values = {
+        "frame": pd.DataFrame(index=range(n)),
         "image_ids": np.array([f"i{i}" for i in range(n)], dtype=object),
         "sources": [],
         "targets": np.eye(n_classes, dtype=np.float32)[labels],

@@ -5,6 +5,7 @@
     labels.txt            class names in index order, one a line
     feature_schema.json   the questionnaire; absent for a model of photographs alone
     metrics.json          numbers on the validation split
+    README.md             model card; nothing reads it
 
 config.json is written last and holds the hash of the weights, so a folder that a killed process left
 half-written is never taken for a checkpoint. docs/deploy.md describes the format for other readers.
@@ -28,7 +29,7 @@ from ddeval.models.weights import check_finite, read_weights, refuse_key_differe
 
 FORMAT = "ddeval/1"
 WEIGHTS, CONFIG, LABELS = "best_model.pt", "config.json", "labels.txt"
-SCHEMA, METRICS = "feature_schema.json", "metrics.json"
+SCHEMA, METRICS, CARD = "feature_schema.json", "metrics.json", "README.md"
 
 
 def write_artefact(

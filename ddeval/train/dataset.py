@@ -31,6 +31,8 @@ LEARNT_FROM = ("train", "val")
 class Dataset:
     """The usable images of train and val, in manifest order."""
 
+    frame: pd.DataFrame
+    """Their N rows of the manifest, with `group` and the labels that are learnt."""
     image_ids: npt.NDArray[np.object_]
     sources: list[Source]
     targets: npt.NDArray[np.float32]
@@ -103,6 +105,7 @@ def build_dataset(
         _soften(targets, frame, soft_labels(overlay), index_of, index_of.get(other_class or ""))
     _check_classes(labels, is_train, names, other_class, where)
     return Dataset(
+        frame=frame,
         image_ids=frame["image_id"].to_numpy(object),
         sources=list(files),
         targets=targets,

@@ -22,15 +22,18 @@ from ddeval.data.manifest import manifest_sha256, read_manifest
 from ddeval.data.overlay import Overlay
 from ddeval.data.questionnaire import FeatureSchema, read_schema
 from ddeval.errors import InputError
-from ddeval.models.artefact import write_artefact
+from ddeval.io import read_json, write_text
+from ddeval.models.artefact import CARD, METRICS, WEIGHTS, write_artefact
 from ddeval.models.build import build
 from ddeval.models.device import DeviceName, choose_device
 from ddeval.models.fusion import Fusion
+from ddeval.models.weights import read_weights, state_dict_of
 from ddeval.train import state
-from ddeval.train.dataset import Images, build_dataset, class_shares, epoch_rows
+from ddeval.train.card import card
+from ddeval.train.dataset import Dataset, Images, build_dataset, class_shares, epoch_rows
 from ddeval.train.optimiser import WeightAverage, parameter_groups, rate_factor
 from ddeval.train.step import Part, Stepper
-from ddeval.train.validation import stored_embeddings, validate
+from ddeval.train.validation import closed_outputs, stored_embeddings, validate
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Called with a label and the number of images; gives a function to call with each number just done."""
@@ -201,6 +204,7 @@ def train(
             note(_epoch_line(run, recipe, n_images, time.monotonic() - began))
 
     unreadable = {"unreadable": len(images.failures)} if images.failures else {}
+    _write_card(out, config, data, images, stepper, left_out=data.left_out | unreadable, inputs=inputs)
     result: dict[str, Any] = {
         "best": run.best,
         "n_train": len(data.train_rows),
@@ -242,6 +246,34 @@ def _sections(config: Config) -> tuple[ModelConfig, TrainConfig]:
             todo="Take one of the shipped configs as a pattern.",
         )
     return config.model, config.train
+
+
+def _write_card(
+    out: Path,
+    config: Config,
+    data: Dataset,
+    images: Images,
+    stepper: Stepper,
+    *,
+    left_out: dict[str, int],
+    inputs: dict[str, Any],
+) -> None:
+    """The model card of the artefact in `out`, from its own weights."""
+    weights, _ = state_dict_of(read_weights(out / WEIGHTS), where=str(out / WEIGHTS))
+    on_device = {name: tensor.to(stepper.device) for name, tensor in weights.items()}
+    rows, labels, pred_probs = closed_outputs(stepper, on_device, images, data)
+    text = card(
+        config,
+        labels=labels,
+        pred_probs=pred_probs,
+        rows=data.frame.iloc[rows],
+        counts=pd.crosstab(data.frame["label"], data.frame["split"])[["train", "val"]],
+        left_out=left_out,
+        best_epoch=read_json(out / METRICS)["epoch"],
+        inputs=inputs,
+        class_names=data.class_names,
+    )
+    write_text(out / CARD, text)
 
 
 def _schema(model: ModelConfig, config_path: Path | None) -> FeatureSchema | None:

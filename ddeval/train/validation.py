@@ -56,10 +56,7 @@ def validate(
     Over the images of target classes that can be read, `other` left out of the answers: the headline
     that chooses the best epoch. No interval: this number is for choosing, not for reporting.
     """
-    said = outputs(stepper, state, images, data.val_rows)
-    labels, pred_probs = data.labels[said.rows], softmax(said.logits)
-    if data.other_index is not None:
-        _, labels, pred_probs = closed_set(labels, pred_probs, data.other_index)
+    _, labels, pred_probs = closed_outputs(stepper, state, images, data)
     if not len(labels):
         raise InputError(
             "split val", "no image of a target class that can be read", expected="some", todo="See --images."
@@ -70,6 +67,18 @@ def validate(
         "balanced_accuracy": balanced_accuracy(labels, pred_probs),
         "nll": nll(labels, pred_probs),
     }
+
+
+def closed_outputs(
+    stepper: Stepper, state: Mapping[str, Tensor], images: Images, data: Dataset
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Rows, labels and probabilities over the target classes of the validation images that can be read."""
+    said = outputs(stepper, state, images, data.val_rows)
+    rows, labels, pred_probs = said.rows, data.labels[said.rows], softmax(said.logits)
+    if data.other_index is not None:
+        kept, labels, pred_probs = closed_set(labels, pred_probs, data.other_index)
+        rows = rows[kept]
+    return rows, labels, pred_probs
 
 
 def stored_embeddings(stepper: Stepper, images: Images, n_images: int, tick: Callable[[int], None]) -> Tensor:
