@@ -212,8 +212,8 @@ def failure_auroc_draws(
 def coverage_at_risk(
     labels: Labels,
     pred_probs: Probs,
-    *,
     risk: float = 0.05,
+    *,
     confidence: Floats | None = None,
     weights: Weights | None = None,
 ) -> float:
