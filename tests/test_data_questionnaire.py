@@ -68,9 +68,9 @@ def test_a_duration_is_converted_by_its_unit():
 
 
 def test_a_logarithmic_scale_still_runs_from_zero_to_one():
-    """9 of 0..99: log(10) / log(100) = 1/2."""
-    field = Field("size", "number", unit="mm", low=0, high=99, scale="log")
-    np.testing.assert_allclose(one(field, "0", "9", "99"), [[0, 0], [0.5, 0], [1, 0]], rtol=1e-6)
+    """9 above the lowest of 0..99 above it: log(10) / log(100) = 1/2."""
+    field = Field("size", "number", unit="mm", low=5, high=104, scale="log")
+    np.testing.assert_allclose(one(field, "5", "14", "104"), [[0, 0], [0.5, 0], [1, 0]], rtol=1e-6)
 
 
 def test_an_age_without_a_unit_is_in_years_and_an_infants_may_be_in_months():
@@ -280,6 +280,14 @@ def test_the_trimmed_questionnaire_is_the_full_one_without_twelve_removable_fiel
     assert len(gone) == 12
     assert (gone["other_width"] == 0).all()
     assert gone["width"].sum() == FULL.width - 159
+
+
+def test_the_difference_of_two_schemas_names_the_fields_that_change_the_width():
+    longer = replace(ITCH, answers=(*ITCH.answers, "unbearable"))
+    table = FeatureSchema((ITCH, FEVER)).difference(FeatureSchema((longer, FEVER, AGE)))
+    assert table["field"].tolist() == ["itch", "age"]
+    assert table["width"].tolist() == [4, 0]
+    assert table["other_width"].tolist() == [5, 2]
 
 
 def test_every_question_is_asked_in_plain_words():

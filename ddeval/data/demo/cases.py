@@ -151,24 +151,17 @@ def _with_wrong_labels(cases: list[Case], rng: np.random.Generator) -> list[Case
 
 
 def _odds(case: Case) -> float:
-    if case.label_basis == "histology" or not _confusable(case):
+    if case.label_basis == "histology":
         return 0.0
-    often = read_tables().diseases[case.disease].mistaken
-    return often * (3.0 if case.looks_like != case.disease else 1.0)
+    return read_tables().diseases[case.disease].mistaken * (3.0 if case.looks_like != case.disease else 1.0)
 
 
 def _mistaken(case: Case, rng: np.random.Generator) -> str:
     """The wrong diagnosis in the record: what it looks like, else mostly the first that comes to mind."""
-    if case.looks_like in _confusable(case):
+    if case.looks_like != case.disease:
         return case.looks_like
-    return weighted({name: weight**2 for name, weight in _confusable(case).items()}, rng)
-
-
-def _confusable(case: Case) -> dict[str, float]:
-    """Diseases of another class that this one is mistaken for."""
-    diseases = read_tables().diseases
-    mine = diseases[case.disease]
-    return {n: w for n, w in mine.confused.items() if diseases[n].class_name != mine.class_name}
+    confused = read_tables().diseases[case.disease].confused
+    return weighted({name: weight**2 for name, weight in confused.items()}, rng)
 
 
 def manifest_rows(cases: list[Case], rng: np.random.Generator) -> pd.DataFrame:
