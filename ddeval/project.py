@@ -99,7 +99,7 @@ class Project:
     def store(self) -> str:
         """The database URL; the path of an SQLite file is made absolute."""
         url = self.settings.store
-        if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
+        if url.startswith("sqlite:///"):
             return f"sqlite:///{self.folder / url.removeprefix('sqlite:///')}"
         return url
 

@@ -72,6 +72,11 @@ def test_each_check_finds_its_planted_fault(code):
     assert says in found.message
 
 
+def test_ids_that_differ_only_in_case_look_alike_too():
+    found = answers(changed("patient_id", {0: "P7x", 1: "p7X"}))["DD009"]
+    assert "patient_id 'P7x', patient_id 'p7X'" in found.message
+
+
 def test_the_same_file_under_two_ids_is_found_and_marked_when_it_crosses_splits():
     found = answers(sound(), image_sha256=HASHES.replace({"h1": "h0"}))["DD003"]
     assert found.message == "1 files stand under several ids, first i0, i1"

@@ -238,11 +238,26 @@ def test_the_end_of_an_embedded_preview_is_not_the_end_of_the_photograph():
     assert reason_of(content[:-2]).code == "truncated"
 
 
-def test_another_library_allowing_truncated_images_does_not_change_the_answer(monkeypatch):
+@pytest.mark.parametrize("format_", ["JPEG", "TIFF"])
+def test_another_library_allowing_truncated_images_does_not_change_the_answer(monkeypatch, format_):
     """Pillow's switch is global: a data loader elsewhere in the process may have thrown it."""
     monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
-    content = encoded(np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8), "JPEG")
-    assert reason_of(content[: len(content) // 2]).code == "truncated"
+    content = encoded(np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8), format_)
+    assert reason_of(content[: len(content) * 3 // 4]).code == "truncated"
+
+
+def test_the_first_picture_of_a_phones_double_photograph_is_taken():
+    """Phones write two JPEGs into one file (MPO); Pillow calls that a format of its own."""
+    second = Image.new("RGB", (24, 16), "lime")
+    content = encoded(RAMP, "MPO", save_all=True, append_images=[second], quality=95)
+    pixels, notes = read_image(content)
+    assert np.abs(pixels.astype(int) - RAMP).mean() < 6
+    assert "the first of 2 frames" in notes
+
+
+def test_text_is_neither_a_path_nor_the_content_of_a_file():
+    with pytest.raises(TypeError, match="a Path or bytes, got str"):
+        decode("photo.jpg")
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF"])

@@ -48,7 +48,7 @@ PROCESSORS = {
     "vit": {"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}},
     "vit-old": {"feature_extractor_type": "ViTFeatureExtractor", "size": 192, "resample": 3},
     "deit": {"image_processor_type": "DeiTImageProcessor", "size": 248, "crop_size": 224},
-    "bit": {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 100}, "crop_size": 128},
+    "bit": {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 101}, "crop_size": 128},
 }
 MODULES = {
     "Siglip": "siglip",

@@ -74,6 +74,17 @@ def test_classes_of_a_model_and_known_diagnoses_are_used(tmp_path):
     assert "1 of 4 diagnoses have no class" in found.edits[0]
 
 
+def test_of_two_columns_for_one_target_the_likelier_is_taken_and_the_other_not_lost(tmp_path):
+    """A second site is a question; a second diagnosis would give the answer away, so it is ignored."""
+    rows = [f"{i}.jpg,wart,{'x' if i % 2 else 'y'},arm,{'leg' if i % 3 else 'face'}" for i in range(8)]
+    found = proposal(tmp_path, lines("image,disease,diagnosis,region,body site", *rows))
+    assert found.mapping["label"]["column"] == "diagnosis"
+    assert found.mapping["ignore"] == ["disease", "region"]
+    assert "ignored, another column named for a diagnosis: disease" in found.notes
+    assert found.mapping["columns"]["body_site"] == "body site"
+    assert "ignored, the same in every row: region" in found.notes
+
+
 def test_two_tables_are_joined_by_the_ids_they_share(tmp_path):
     (tmp_path / "photos.csv").write_text("file,case\na.jpg,1\nb.jpg,1\nc.jpg,2\n")
     (tmp_path / "cases.csv").write_text("case,diagnosis,itch\n1,wart,yes\n2,eczema,no\n")

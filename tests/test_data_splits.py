@@ -48,6 +48,13 @@ def test_a_rare_class_reaches_every_split_when_its_lesions_are_the_units():
         assert shares[name] == pytest.approx(share, abs=0.06)
 
 
+def test_classes_of_one_lesion_each_do_not_all_go_the_same_way():
+    """Alone in its class each fits either half equally well; over all classes they must balance."""
+    frame = pd.DataFrame({"image_id": [f"i{i}" for i in range(100)], "label": [f"c{i}" for i in range(100)]})
+    split = split_by_group(frame, {"train": 0.5, "test": 0.5}, rng=np.random.default_rng(0))
+    assert split.value_counts().to_dict() == {"train": 50, "test": 50}
+
+
 def test_the_order_of_the_rows_does_not_matter():
     frame = manifest()
     frame["split"] = split_by_group(frame, FRACTIONS, rng=np.random.default_rng(3))

@@ -84,6 +84,15 @@ def test_the_tombstone_holds_no_id_and_keeps_the_patient_out_of_later_tables(wor
     assert "1 images of 1 withdrawn patients left out" in caplog.text
 
 
+def test_an_import_writes_no_row_of_a_withdrawn_patient(workplace, monkeypatch):
+    withdrawn(workplace)
+    (workplace / "t.csv").write_text("id,who\nx,7\ny,8\n")
+    (workplace / "map.yaml").write_text("tables: [{path: t.csv}]\nimage_id: id\ncolumns: {patient_id: who}\n")
+    monkeypatch.chdir(workplace)
+    assert CliRunner().invoke(app, ["data", "import", "mapping", "map.yaml", "--out", "n.csv"]).exit_code == 0
+    assert (workplace / "n.csv").read_text() == "image_id,patient_id\ny,8\n"
+
+
 def test_twice_is_as_good_as_once(workplace):
     withdrawn(workplace)
     assert withdrawn(workplace).n_images == 0

@@ -366,8 +366,9 @@ def _dealt(frame: "pd.DataFrame", fractions: str, seed: int) -> "pd.Series":
 
 def _written(path: Path, frame: "pd.DataFrame", *, force: bool, dry_run: bool) -> bool:
     """Whether the manifest was written; one that says the same already is left as it is."""
-    from ddeval.data.manifest import manifest_sha256, read_manifest, write_manifest
+    from ddeval.data.manifest import manifest_sha256, read_manifest, without_withdrawn, write_manifest
 
+    frame = without_withdrawn(frame, path)
     if path.is_file() and not force:
         if manifest_sha256(read_manifest(path, allow_leaks=True)) == manifest_sha256(frame):
             return False

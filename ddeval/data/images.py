@@ -87,6 +87,8 @@ def read_image(source: Path | bytes) -> DecodedImage:
     ------
     ImageError
     """
+    if not isinstance(source, Path | bytes):
+        raise TypeError(f"source must be a Path or bytes, got {type(source).__name__}")
     content = read_bytes(source) if isinstance(source, Path) else source
     if not content:
         raise ImageError("empty", "an empty file (0 bytes)")

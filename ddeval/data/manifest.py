@@ -70,7 +70,7 @@ def read_manifest(
         place=placer(path),
         todo="`ddeval data check` lists every such row.",
     )
-    frame = _left_in(frame, path)
+    frame = without_withdrawn(frame, path)
     if image_roots is not None:
         image_files(frame, image_roots, where=str(path))
     if not allow_leaks:
@@ -193,20 +193,20 @@ def withdraw_patient(
     return found
 
 
-def placer(path: Path) -> Callable[[int], str]:
-    """How a row of a manifest file is named in a message: by line in CSV, by number in Parquet."""
-    if path.suffix == ".parquet":
-        return lambda row: f"row {row}"
-    return lambda row: f"line {io.line_of_row(path, row)}"
-
-
-def _left_in(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The rows of patients who have not withdrawn."""
+def without_withdrawn(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The rows of patients without a tombstone in the folder of `path`; logs how many that takes."""
     gone = withdrawal.is_withdrawn(frame, path.parent)
     if gone.any():
         n_patients = frame.loc[gone, "patient_id"].nunique()
         logger.warning("%s: %d images of %d withdrawn patients left out", path, gone.sum(), n_patients)
     return frame[~gone].reset_index(drop=True)
+
+
+def placer(path: Path) -> Callable[[int], str]:
+    """How a row of a manifest file is named in a message: by line in CSV, by number in Parquet."""
+    if path.suffix == ".parquet":
+        return lambda row: f"row {row}"
+    return lambda row: f"line {io.line_of_row(path, row)}"
 
 
 def _refuse_leaks(frame: pd.DataFrame, path: Path) -> None:

@@ -80,6 +80,7 @@ def propose(
     _images(p, rows, roles, left, folder)
     _columns(p, rows, roles)
     _label(p, rows, roles, classes, conditions)
+    ignored |= dict.fromkeys(roles.get("label", [])[1:], "another column named for a diagnosis")
     taken = {name for names in roles.values() for name in names} | joins
     _answers(p, rows, [name for name in left if name not in taken], ignored)
     for name in joins - {n for names in roles.values() for n in names}:
@@ -210,7 +211,8 @@ def _roles(rows: pd.DataFrame, names: Iterable[str]) -> dict[str, list[str]]:
     for target, found in roles.items():
         if target != "image":
             found.sort(key=lambda name: guesses.rank(target, name) if guesses.role(name) == target else 99)
-            del found[1:]
+            if target != "label":  # a second diagnosis is no answer of the patient: `_label` ignores it
+                del found[1:]
     return roles
 
 
