@@ -52,7 +52,7 @@ class Case:
 
 
 def draw_cases(n_patients: int, rng: np.random.Generator) -> list[Case]:
-    """The cases of `n_patients` patients and the copies among them, in random order."""
+    """The cases of `n_patients` patients, then the copies of some of their photographs."""
     shares = np.cumsum(list(SPLIT_SHARES.values()))
     places = rng.permutation(n_patients) / n_patients  # so that each split has its share of patients exactly
     splits = np.array(list(SPLIT_SHARES))[np.searchsorted(shares, places, side="right")].tolist()
@@ -203,6 +203,7 @@ def manifest_rows(cases: list[Case], rng: np.random.Generator) -> pd.DataFrame:
     for name in ("is_off_topic", "is_ungradable"):  # a copy shows what its original shows
         shown = table.set_index("image_id")[name]
         table[name] |= table["duplicate_of"].map(shown).eq(True)
+    table["age"] = table["age"].astype("Int64")  # whole years, though some are empty
     table.insert(1, "image", "images/" + table["image_id"] + ".jpg")
     return table.sort_values("image_id", ignore_index=True)
 

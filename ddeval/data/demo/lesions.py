@@ -42,8 +42,6 @@ class Look:
     """How far the edge strays from an ellipse, as a share of the radius."""
     stretch: tuple[float, float] = (1.0, 1.35)
     """Length over width."""
-    hairless: bool = False
-    """The part is not drawn with hair."""
 
 
 @dataclass(frozen=True)
