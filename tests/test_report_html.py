@@ -14,7 +14,7 @@ import pytest
 
 from ddeval import io
 from ddeval.errors import InputError
-from ddeval.report import headline, measures
+from ddeval.report import headline, measures, redraw
 from ddeval.report.html import write_run_report
 from ddeval.report.inputs import Number, RunTables, read_run_tables
 from tests.report_fixture import CLASSES, make_run
@@ -341,6 +341,62 @@ def test_the_report_needs_neither_torch_nor_sklearn_nor_the_metrics(run: Path, t
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_a_page_drawn_again_is_equal(run: Path, tmp_path: Path) -> None:
+    """As many looks as the page was drawn with: a look taken since does not make it wrong."""
+    looks = [{"time": "1", "run": "a", "labels": "v0"}, {"time": "2", "run": "b", "labels": "v0"}]
+    write_run_report(run, tmp_path / "page.html", date=DATE, looks=looks[:1])
+    assert redraw.changes(tmp_path / "page.html", run, looks=looks) == []
+
+
+def test_a_changed_digit_is_found_and_its_cell_named(run: Path, tmp_path: Path) -> None:
+    page = page_of(run)
+    old = re.search(r"<th scope=\"row\">Acne</th>(?:<td.*?</td>)(<td[^>]*>)([\d.]+)", page)
+    assert old is not None
+    digit = "1" if old[2][-1] != "1" else "2"
+    changed = page[: old.end(2) - 1] + digit + page[old.end(2) :]
+    (tmp_path / "page.html").write_text(changed)
+    (line,) = redraw.changes(tmp_path / "page.html", run)
+    assert line.startswith("class-table, row Acne: found '")
+    assert f"the tables say '{old[2]}" in line
+
+
+def test_a_changed_table_is_found_in_the_page_drawn_from_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", n_images=200, n_resamples=3)
+    page_of(run)
+    file = run / "labels-v0" / "metrics.parquet"
+    metrics, _ = io.read_parquet(file)
+    is_top_1 = (metrics["metric"] == "top_1_accuracy") & (metrics["subset"] == "all")
+    metrics.loc[is_top_1, "value"] += 0.01
+    io.write_parquet(file, metrics)
+    lines = redraw.changes(run.parent / "page.html", run)
+    assert any(line.startswith("headline-table, row Top-1 accuracy") for line in lines)
+
+
+def test_a_changed_drawing_is_found_too(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(page_of(run).replace('cx="', 'cx="1', 1))
+    assert redraw.changes(tmp_path / "page.html", run) == [
+        "marks, drawings or photographs differ, but no text"
+    ]
+
+
+def test_a_page_of_another_run_or_of_none_is_refused(run: Path, patients_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(page_of(run))
+    with pytest.raises(
+        InputError, match=r"found a page of gen2a_medsiglip-test-b41d09e7; expected one of real"
+    ):
+        redraw.changes(tmp_path / "page.html", patients_run)
+    (tmp_path / "other.html").write_text("<p>hello</p>")
+    with pytest.raises(InputError, match="no note of what it was drawn from"):
+        redraw.provenance(tmp_path / "other.html")
+
+
+def test_the_sample_in_git_is_small_synthetic_and_closed() -> None:
+    sample = (Path(__file__).parents[1] / "reports" / "sample" / "demo.html").read_text()
+    assert len(sample) < 1_000_000
+    assert '<p class="stamp">SYNTHETIC</p>' in sample
+    assert not re.search(r"(?:https?:|wss?:)//|@import|url\(", sample)
 
 
 def number(value: float, low: float, high: float) -> Number:

@@ -4,9 +4,9 @@ A block holds words and ready-made cells; `templates/components.html` has one ma
 `kind`. Run, compare and audit pages differ only in which blocks their sections hold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from markupsafe import Markup
 
@@ -266,6 +266,8 @@ class Page:
     stamp_note: str = ""
     tiles: Sequence[Fact] = field(default=())
     footer: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What the page was drawn from, for a machine: it can be drawn again and compared."""
 
 
 def missing(id: str, title: str, supply: str, *, menu: str = "") -> Section:

@@ -52,6 +52,8 @@ def calibration_section(run: RunTables) -> Section:
     ]
     calibrators = run.curve("calibrators")
     if calibrators is not None:
+        if "note" in calibrators and not calibrators["note"].fillna("").any():
+            calibrators = calibrators.drop(columns="note")
         caption = "Recalibration methods, judged on the split scored here"
         blocks.append(frame_table(calibrators, id="calibrators", caption=caption))
     return Section("calibration", "Calibration", blocks)

@@ -80,4 +80,12 @@ def run_page(run: RunTables, *, date: str, photos: bool, looks: Sequence[Mapping
         ),
         footer=f"Drawn by ddeval from {run.folder.name}/labels-{run.label_version}. "
         "This file needs no network and sends nothing.",
+        provenance={
+            "page": "run",
+            "run": run.folder.name,
+            "labels": run.label_version,
+            "date": date,
+            "photos": photos,
+            "n_looks": len(looks),
+        },
     )
