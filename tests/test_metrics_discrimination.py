@@ -93,6 +93,18 @@ def test_scikit_learn_gives_the_same_numbers_under_weights(seed):
     assert measured == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_areas_are_scikit_learns_under_weights_with_ties(seed):
+    labels, probs = random_case(seed, has_ties=True)
+    weights = np.random.default_rng(seed).integers(1, 4, size=len(labels)).astype(float)
+    for metric, area in (
+        (auroc_macro, sk.roc_auc_score),
+        (average_precision_macro, sk.average_precision_score),
+    ):
+        areas = [area(labels == k, probs[:, k], sample_weight=weights) for k in range(probs.shape[1])]
+        assert metric(labels, probs, weights=weights) == pytest.approx(np.mean(areas), abs=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_confusion_matrix_is_scikit_learns(seed):
     labels, probs = random_case(seed)
@@ -187,6 +199,22 @@ def test_a_class_without_images_that_is_predicted_lowers_macro_f1_as_in_scikit_l
     predicted = probs.argmax(axis=1)
     assert (predicted == 0).any()
     assert macro_f1(labels, probs) == pytest.approx(sk.f1_score(labels, predicted, average="macro"))
+
+
+@pytest.mark.parametrize("name", ["weighted_f1", "auroc_weighted"])
+def test_a_mean_by_share_of_the_labels_does_without_an_absent_class(name):
+    """A third class that is neither labelled nor predicted weighs nothing, so nothing changes."""
+    labels, probs = np.array([0, 0, 1, 1, 1]), np.array([0.9, 0.4, 0.2, 0.3, 0.7])
+    two_classes = np.column_stack([probs, 1 - probs])
+    three_classes = np.column_stack([two_classes, np.zeros(5)])
+    assert METRICS[name](labels, three_classes) == pytest.approx(METRICS[name](labels, two_classes))
+
+
+def test_a_draw_without_the_images_called_an_unlabelled_class_has_a_macro_f1():
+    """Class 2 is never a label, so its F1 is 0 with the one image called so, and without it."""
+    labels, probs = np.array([0, 1, 1]), np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+    draws = discrimination.macro_f1_draws(labels, probs, np.array([[1.0, 1.0, 1.0], [1.0, 2.0, 0.0]]))
+    assert draws.tolist() == pytest.approx([(1 + 2 / 3 + 0) / 3, (1 + 1 + 0) / 3])
 
 
 def test_a_class_without_images_keeps_its_row_with_undefined_rates():

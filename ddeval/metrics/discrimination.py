@@ -281,11 +281,10 @@ def area_summaries(
     rankings: Rankings, auroc: Floats, average_precision: Floats, n_of: Weights
 ) -> dict[str, Floats]:
     """Means over classes of areas (B, K); `n_of` (B, K) is the weight of each class's images."""
-    n_used = np.where(rankings.is_rankable, n_of, 0.0)
-    weighted = np.where(n_used > 0, auroc, 0.0) * n_used  # weight 0: an absent class adds nothing
+    weighted = np.where(n_of > 0, auroc, 0.0) * n_of  # weight 0: an absent class adds nothing
     return {
-        "auroc_macro": _mean_over(auroc, rankings.is_rankable),
-        "auroc_weighted": ratio(weighted.sum(axis=1), n_used.sum(axis=1)),
+        "auroc_macro": _mean_over(auroc, rankings.is_labelled),
+        "auroc_weighted": ratio(weighted.sum(axis=1), n_of.sum(axis=1)),
         "average_precision_macro": _mean_over(average_precision, rankings.is_labelled),
     }
 

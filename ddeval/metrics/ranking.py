@@ -33,9 +33,7 @@ class Rankings(NamedTuple):
     starts: npt.NDArray[np.intp]
     """(K + 1,): thresholds of class k are `starts[k]` to `starts[k + 1]`."""
     is_labelled: Mask
-    """(K,): the class has positives, so average precision is defined."""
-    is_rankable: Mask
-    """(K,): the class has positives and negatives, so AUROC is defined."""
+    """(K,): the class has positives; without, neither area is defined."""
 
     @classmethod
     def of(cls, labels: Labels, pred_probs: Probs) -> "Rankings":
@@ -47,18 +45,13 @@ class Rankings(NamedTuple):
         """From whether each image is positive and its score (N,), class by class."""
         positives, negatives, tied = zip(*(_ranking(*c) for c in classes), strict=True)
         n_thresholds = [matrix.shape[0] for matrix in positives]
-        n_positives, n_images = (
-            np.array([is_positive.sum() for is_positive, _ in classes]),
-            len(classes[0][0]),
-        )
         stacked_ties = sparse.vstack(tied, format="csr")
         return cls(
             sparse.vstack(positives, format="csr"),
             sparse.vstack(negatives, format="csr"),
             stacked_ties if stacked_ties.nnz else None,
             np.cumsum([0, *n_thresholds]),
-            n_positives > 0,
-            (n_positives > 0) & (n_positives < n_images),
+            np.array([n > 0 for n in n_thresholds]),
         )
 
     def areas(self, weights: Weights) -> tuple[Floats, Floats]:
