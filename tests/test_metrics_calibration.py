@@ -353,7 +353,7 @@ def test_a_calibrated_model_is_inside_its_floor_nine_times_of_ten(n_repeats):
     for seed in range(n_repeats):
         rng = np.random.default_rng(seed)
         labels, probs = calibrated_case(rng, 150)
-        floor = calibration_floor(labels, probs, rng=rng, n_simulations=99).set_index("metric")
+        floor = calibration_floor(labels, probs, rng=rng, n_simulations=39).set_index("metric")
         p_values.append(floor["p_value"].to_dict())
     means = {name: np.mean([p[name] for p in p_values]) for name in p_values[0]}
     assert means.pop("mce") >= 0.5 - 3.5 * 0.29 / np.sqrt(n_repeats)
