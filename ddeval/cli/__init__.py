@@ -30,6 +30,7 @@ COMMANDS = {
     "init": ("ddeval.cli.init:init", "A project for your own tables: ddeval.yaml and a mapping to edit."),
     "data": ("ddeval.cli.data:app", "Manifests: make one, look at it, split it, take a patient out."),
     "score": ("ddeval.cli.score:score", "Checkpoint and manifest in; predictions, numbers and a report out."),
+    "compare": ("ddeval.cli.compare:compare", "Runs side by side: paired differences, the gate, one page."),
     "vet": ("ddeval.cli.vet:app", "Queue to readings to labels: open a batch, serve the app, freeze."),
     "train": ("ddeval.cli.train:train", "Config and manifest in; an artefact folder out."),
     "verify": ("ddeval.cli.verify:verify", "Compute numbers again: a run's, or golden values."),

@@ -285,42 +285,37 @@ def _best_rows(
 ) -> pd.DataFrame:
     rows = []
     for key in keys:
-        sign = -1.0 if key[1].removeprefix("open_") in LOWER_IS_BETTER else 1.0
-        point = sign * np.array([values[run][key] for run in runs])
-        drawn = sign * np.stack([replicates[run][key] for run in runs])  # (R, B)
+        point = np.array([values[run][key] for run in runs])
+        drawn = np.stack([replicates[run][key] for run in runs])  # (R, B)
         if key[1].endswith("calibration_gap"):  # nearest to 0 is best, whichever side it lies on
             point, drawn = -np.abs(point), -np.abs(drawn)
-        ahead = point[None, :] - point[:, None]  # [i, j]: by how much run j is ahead of i
-        spread = (drawn[None, :, :] - drawn[:, None, :]) - ahead[:, :, None]  # (R, R, B)
-        se = (
-            np.sqrt(np.nanmean(spread**2, axis=2))
-            if np.isfinite(spread).any()
-            else np.full_like(ahead, np.nan)
-        )
-        with np.errstate(invalid="ignore", divide="ignore"):
-            largest = np.nanmax(np.where(se[:, :, None] > 0, spread / se[:, :, None], -np.inf), axis=(0, 1))
-        critical = (
-            float(np.quantile(largest[np.isfinite(largest)], confidence_level))
-            if np.isfinite(largest).any()
-            else 0.0
-        )
-        certain = ahead - critical * se
-        np.fill_diagonal(certain, 0.0)
-        for i, run in enumerate(runs):
-            shortfall = (
-                float(np.max((ahead + critical * se)[i].clip(min=0))) if np.isfinite(point[i]) else np.nan
-            )
-            in_set = bool(not (certain[i] > 0).any()) if np.isfinite(point[i]) else False
-            rows.append(
-                {
-                    "metric": key[1],
-                    "subset": key[0],
-                    "run": run,
-                    "shortfall": shortfall,
-                    "is_in_best_set": in_set,
-                }
-            )
+        elif key[1].removeprefix("open_") in LOWER_IS_BETTER:
+            point, drawn = -point, -drawn
+        shortfall, is_best = _best_set(point, drawn, confidence_level)
+        rows += [
+            {"metric": key[1], "subset": key[0], "run": run, "shortfall": short, "is_in_best_set": best}
+            for run, short, best in zip(runs, shortfall.tolist(), is_best.tolist(), strict=True)
+        ]
     return pd.DataFrame(rows)
+
+
+def _best_set(point: Floats, drawn: Floats, confidence_level: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """How far each run may lie below the best, and whether it may be the best; high is good.
+
+    Resamples in which a run has no value say nothing about a pair and are left out; where no resample is
+    left, or a run has no value, nothing is known: NaN and not in the set.
+    """
+    drawn = drawn[:, np.isfinite(drawn).all(axis=0)]
+    if not drawn.shape[1] or not np.isfinite(point).all():
+        return np.full(len(point), np.nan), np.zeros(len(point), dtype=bool)
+    ahead = point[None, :] - point[:, None]  # [i, j]: by how much run j is ahead of i
+    spread = (drawn[None, :, :] - drawn[:, None, :]) - ahead[:, :, None]  # (R, R, B)
+    se = np.sqrt((spread**2).mean(axis=2))
+    differs = se > 1e-12  # a run and its copy: the same in every resample
+    scaled = np.divide(spread, se[:, :, None], out=np.zeros_like(spread), where=differs[:, :, None])
+    critical = float(np.quantile(scaled.max(axis=(0, 1)), confidence_level))
+    shortfall: Floats = np.maximum((ahead + critical * se).max(axis=1), 0.0)
+    return shortfall, ~(ahead - critical * se > 1e-12).any(axis=1)
 
 
 def _mcnemar(

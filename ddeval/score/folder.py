@@ -110,3 +110,13 @@ def read_looks(manifest: Path) -> list[dict[str, Any]]:
         except ValueError:
             looks.append({"time": None, "run": f"(line {number} is unreadable)"})
     return looks
+
+
+def first_look(manifest: Path, *, gate_sha256: str, look: Mapping[str, Any]) -> str:
+    """When this gate was first asked of this test split: the time in the ledger, where it is now entered."""
+    before = [seen for seen in read_looks(manifest) if seen.get("gate_sha256") == gate_sha256]
+    if before:
+        return str(before[0]["time"])
+    record_look(manifest, {**look, "gate_sha256": gate_sha256})
+    entered = [seen for seen in read_looks(manifest) if seen.get("gate_sha256") == gate_sha256]
+    return str(entered[0]["time"]) if entered else "not entered: the ledger cannot be written"

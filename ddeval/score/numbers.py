@@ -47,6 +47,40 @@ class Numbers(NamedTuple):
     """What was left out, a sentence each."""
 
 
+class Judged(NamedTuple):
+    """Predictions of the judged splits joined with one version of the labels, unlabelled images left out."""
+
+    predictions: Predictions
+    labels: npt.NDArray[np.int64]
+    """(N,) index of each image's label among the class names."""
+    all_predictions: Predictions
+    """Those of other splits too."""
+    manifest: pd.DataFrame
+    """With the labels of this version, by image_id."""
+    manifest_path: Path
+    overlay_path: Path | None
+    version: str
+    labels_sha256: str
+    splits: list[str]
+    facts: dict[str, Any]
+    """run.json."""
+    n_unlabelled: int
+    notes: tuple[str, ...]
+
+    def table(self) -> pd.DataFrame:
+        """`label, group, case_id` by image_id."""
+        names = np.array(self.predictions.class_names, dtype=object)
+        columns = self.predictions.frame[["image_id", "group", "case_id"]]
+        return columns.assign(label=names[self.labels]).set_index("image_id")
+
+    def probs_of(self, image_ids: pd.Index, class_names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Probabilities of these images, columns in the order of `class_names`."""
+        rows = pd.Index(self.predictions.frame["image_id"]).get_indexer(image_ids)
+        columns = pd.Index(self.predictions.class_names).get_indexer(pd.Index(class_names))
+        probs: npt.NDArray[np.float64] = self.predictions.pred_probs()[rows][:, columns]
+        return probs
+
+
 def numbers(
     run: Path,
     labels: str | Path | None = None,
@@ -58,31 +92,9 @@ def numbers(
     calibrators: Choice = "quick",
 ) -> Numbers:
     """The numbers of a run. Arguments and errors as `ddeval.score.evaluate.evaluate`."""
-    facts = folder.read_run(run)
-    predictions = read_predictions(run / folder.PREDICTIONS_FILE)
-    path = manifest or manifest_path(run, facts)
-    frame = unchanged_manifest(path, facts["inputs"]["manifest"], run=run)
-    splits, overlay_path, version, labels_sha256 = facts["splits"], None, "v0", facts["inputs"]["manifest"]
-    if labels is not None and str(labels) != "v0":
-        overlay_path = find_overlay(str(labels), split=splits[0] if splits else "test", folder=overlays)
-        overlay = read_overlay(overlay_path)
-        frame, version, labels_sha256 = apply_overlay(frame, overlay), overlay.version, overlay.sha256
-
-    by_id = frame.set_index("image_id", drop=False)
-    judged = _of_splits(predictions, splits)
-    rows = by_id.loc[judged.frame["image_id"]]
-    label_of, is_labelled = label_codes(rows, predictions.class_names, where=str(path))
-    if not is_labelled.any():
-        raise InputError(
-            str(path),
-            f"no label for any of the {len(rows):,} scored images",
-            expected="labels",
-            todo=f"The predictions are kept in {run}; numbers need a manifest with labels.",
-        )
-    notes = []
-    if not is_labelled.all():
-        notes.append(f"images without a label under {version}, not counted: {int((~is_labelled).sum()):,}")
-    judged, label_of = judged.rows(is_labelled), label_of[is_labelled]
+    found = judged_rows(run, labels, manifest=manifest, overlays=overlays)
+    facts, splits, version = found.facts, found.splits, found.version
+    judged, label_of, notes = found.predictions, found.labels, list(found.notes)
 
     summary = summarise(
         label_of,
@@ -101,7 +113,7 @@ def numbers(
     metrics, curves = summary.metrics, dict(summary.curves)
     scaled = recalibration(
         closed_set_logits(judged, label_of),
-        _calibration_set(predictions, by_id, splits, where=str(path)),
+        _calibration_set(found.all_predictions, found.manifest, splits, where=str(found.manifest_path)),
         run=run.name,
         calibrators=calibrators,
         rng=np.random.default_rng([seed, 1]),
@@ -118,21 +130,71 @@ def numbers(
         "group_unit": group_unit(judged.frame["group"]),
         **summary_json(summary._replace(metrics=metrics)),
         "recalibration": scaled.facts if scaled else None,
-        "n_unlabelled": int((~is_labelled).sum()),
+        "n_unlabelled": found.n_unlabelled,
         "n_quarantined": n_quarantined(run, splits),
         "other_class": judged.other_class,
         "notes": facts.get("notes", []),
         "made_from": {
             "labels": version,
-            "labels_sha256": labels_sha256,
-            "predictions": predictions.fingerprint,
+            "labels_sha256": found.labels_sha256,
+            "predictions": judged.fingerprint,
             "seed": seed,
             "n_resamples": n_resamples,
             "calibrators": calibrators,
         },
     }
     errors = confident_errors(judged, label_of)
-    return Numbers(version, metrics, curves, result, errors, frame, path, overlay_path, tuple(notes))
+    frame = found.manifest.reset_index(drop=True)
+    return Numbers(
+        version, metrics, curves, result, errors, frame, found.manifest_path, found.overlay_path, tuple(notes)
+    )
+
+
+def judged_rows(
+    run: Path, labels: str | Path | None = None, *, manifest: Path | None = None, overlays: Path = OVERLAYS
+) -> Judged:
+    """The predictions a run is judged by, with their labels. Errors as `ddeval.score.evaluate.evaluate`."""
+    facts = folder.read_run(run)
+    predictions = read_predictions(run / folder.PREDICTIONS_FILE)
+    path = manifest or manifest_path(run, facts)
+    frame = unchanged_manifest(path, facts["inputs"]["manifest"], run=run)
+    splits, overlay_path, version, labels_sha256 = facts["splits"], None, "v0", facts["inputs"]["manifest"]
+    if labels is not None and str(labels) != "v0":
+        overlay_path = find_overlay(str(labels), split=splits[0] if splits else "test", folder=overlays)
+        overlay = read_overlay(overlay_path)
+        frame, version, labels_sha256 = apply_overlay(frame, overlay), overlay.version, overlay.sha256
+
+    by_id = frame.set_index("image_id", drop=False)
+    judged = _of_splits(predictions, splits)
+    rows = by_id.loc[judged.frame["image_id"]]
+    label_of, is_labelled = label_codes(rows, predictions.class_names, where=str(path))
+    n_unlabelled = int((~is_labelled).sum())
+    _check_some(is_labelled, where=str(path))
+    notes = []
+    if n_unlabelled:
+        notes.append(f"images without a label under {version}, not counted: {n_unlabelled:,}")
+    return Judged(
+        predictions=judged.rows(is_labelled),
+        labels=label_of[is_labelled],
+        all_predictions=predictions,
+        manifest=by_id,
+        manifest_path=path,
+        overlay_path=overlay_path,
+        version=version,
+        labels_sha256=labels_sha256,
+        splits=splits,
+        facts=facts,
+        n_unlabelled=n_unlabelled,
+        notes=tuple(notes),
+    )
+
+
+def check_labels(
+    rows: pd.DataFrame, class_names: Sequence[str], *, splits: Sequence[str], where: str
+) -> None:
+    """Refuse labels that `judged_rows` would refuse, before a model has run for them."""
+    held = rows[rows["split"].isin(splits)] if splits else rows
+    _check_some(label_codes(held, class_names, where=where)[1], where=where)
 
 
 def label_codes(
@@ -146,9 +208,10 @@ def label_codes(
     if strange.any():
         counts = labels[strange].value_counts()
         named = ", ".join(f"{name!r} ({n:,})" for name, n in counts.head(5).items())
+        named += f" and {len(counts) - 5} more" if len(counts) > 5 else ""
         raise InputError(
             where,
-            f"{len(counts)} labels that are no class of the model: {named}",
+            f"labels that are no class of the model: {named}",
             expected=f"one of {', '.join(class_names)}",
             todo="Map them in the manifest, or leave the cells empty to leave the images out.",
         )
@@ -183,6 +246,16 @@ def n_quarantined(run: Path, splits: Sequence[str]) -> int:
         return 0
     frame, _ = io.read_parquet(path)
     return int((frame["split"].isin(splits) | (not splits)).sum())
+
+
+def _check_some(is_labelled: npt.NDArray[np.bool_], *, where: str) -> None:
+    if not is_labelled.any():
+        raise InputError(
+            where,
+            f"no label for any of the {len(is_labelled):,} images of the split",
+            expected="labels",
+            todo="Fill the column `label`, or pass an overlay with --labels.",
+        )
 
 
 def _of_splits(predictions: Predictions, splits: Sequence[str]) -> Predictions:
