@@ -171,7 +171,9 @@ class TrainConfig(Section):
     soft_labels: bool = True
     """Train on the weights of several readers where an overlay holds them, else on the first."""
     weight_column: str | None = None
-    """Manifest column with the weight of each image in the loss, such as its label quality."""
+    """Column with the weight of each image in the loss, such as its `label_quality`."""
+    weight_table: str | None = None
+    """CSV or Parquet with `image_id` and that column, such as an audit's issues; the manifest where empty."""
 
     cpu_threads: Annotated[int, Field(ge=0)] = 0
     """Threads that compute on the CPU; 0 leaves it to torch. The same number gives the same bits."""

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from ddeval.data.manifest import read_manifest
 from ddeval.data.overlay import Overlay
 from ddeval.errors import InputError
 from ddeval.io import read_csv, write_csv
@@ -20,6 +21,7 @@ from ddeval.models.backbones import backbone_config
 from ddeval.models.build import build
 from ddeval.models.checkpoint import load_checkpoint
 from ddeval.models.fusion import Fusion
+from ddeval.train.dataset import build_dataset
 from ddeval.train.loop import freeze, seed_everything, train
 from tests.train_fixture import make_config, make_data
 
@@ -318,6 +320,53 @@ def test_vetted_labels_are_learnt_and_their_version_is_in_the_artefact(data, tmp
     train(make_config(data, epochs=1), data / "manifest.csv", tmp_path, overlay=labels)
     provenance = load_checkpoint(tmp_path).settings["provenance"]
     assert provenance["labels"] == {"version": "train-v1", "sha256": "0" * 64}
+
+
+def test_weights_come_from_a_table_by_image_id_whatever_its_order(data, tmp_path):
+    """The issues of an audit, sorted by suspicion; the row of an image is found by its id."""
+    frame = read_csv(data / "manifest.csv")
+    ids = frame["image_id"][::-1]
+    quality = pd.DataFrame({"image_id": ids, "label_quality": np.linspace(0, 1, len(frame))})
+    quality.to_csv(tmp_path / "issues.csv", index=False)
+    recipe = make_config(data, weight_table=str(tmp_path / "issues.csv"), weight_column="label_quality").train
+    built = build_dataset(read_manifest(data / "manifest.csv"), recipe, image_roots=[data])
+    expected = quality.set_index("image_id")["label_quality"].loc[built.image_ids]
+    np.testing.assert_allclose(built.weights, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("image_id,trust\n000-0,1\n", r"trust nan of image '000-1' \(63 such\); expected a weight"),
+        ("image_id,trust\n000-0,-1\n", "trust '-1' of image '000-0'"),
+        ("image_id,trust\n000-0,1\n000-0,1\n", "image '000-0' twice"),
+        ("image_id,quality\n000-0,1\n", "no column 'trust'; expected image_id and trust"),
+    ],
+)
+def test_a_weight_table_with_a_hole_is_refused(data, tmp_path, table, message):
+    (tmp_path / "w.csv").write_text(table)
+    config = make_config(data, weight_table=str(tmp_path / "w.csv"), weight_column="trust")
+    with pytest.raises(InputError, match=message):
+        train(config, data / "manifest.csv", tmp_path / "out")
+
+
+def test_soft_labels_are_the_readers_weights_and_strangers_count_for_other(data):
+    """Two readers, acne 2/3 and a diagnosis outside the classes 1/3, which is `other`."""
+    labels = overlay("train", [("000-0", "eczema", "compatible", [("acne", 2 / 3), ("lupus", 1 / 3)])])
+    frame = read_manifest(data / "manifest.csv")
+    for soft, expected in ((True, [2 / 3, 0, 1 / 3, 0]), (False, [0, 1, 0, 0])):
+        recipe = make_config(data, soft_labels=soft).train
+        built = build_dataset(frame, recipe, image_roots=[data], other_class="other", overlay=labels)
+        assert built.class_names == ("acne", "eczema", "other", "wart")
+        np.testing.assert_allclose(built.targets[built.image_ids == "000-0"][0], expected, rtol=1e-6)
+
+
+def test_images_a_reader_could_not_grade_leave_the_training_data(data):
+    labels = overlay("train", [("000-0", "eczema", "cannot_tell", []), ("000-1", "eczema", "poor_image", [])])
+    frame, recipe = read_manifest(data / "manifest.csv"), make_config(data).train
+    built = build_dataset(frame, recipe, image_roots=[data], overlay=labels)
+    assert not {"000-0", "000-1"} & set(built.image_ids)
+    assert built.left_out == {"no label": 2}
 
 
 def test_without_a_model_or_a_recipe_a_config_cannot_be_trained(data, tmp_path):

@@ -21,6 +21,7 @@ from ddeval.data.overlay import Overlay, apply_overlay, soft_labels
 from ddeval.data.questionnaire import FeatureSchema, encode
 from ddeval.data.splits import leaks
 from ddeval.errors import InputError
+from ddeval.io import read_csv, read_parquet
 from ddeval.score.feed import Source, batches
 
 LEARNT_FROM = ("train", "val")
@@ -110,7 +111,7 @@ def build_dataset(
         sources=list(files),
         targets=targets,
         labels=labels,
-        weights=_weights(frame, train.weight_column, where),
+        weights=_weights(frame, train, where),
         features=encode(frame, schema, where=where) if schema is not None else None,
         train_rows=np.flatnonzero(is_train),
         val_rows=np.flatnonzero(~is_train),
@@ -305,22 +306,44 @@ def _soften(
             targets[row] = weights / weights.sum()
 
 
-def _weights(frame: pd.DataFrame, column: str | None, where: str) -> npt.NDArray[np.float32]:
+def _weights(frame: pd.DataFrame, train: TrainConfig, where: str) -> npt.NDArray[np.float32]:
+    """Weight of each image; 1 for all without a column, an InputError for an image without a weight."""
+    column = train.weight_column
     if column is None:
         return np.ones(len(frame), np.float32)
-    if column not in frame.columns:
+    if train.weight_table is not None:
+        where = train.weight_table
+        table = _read_weight_table(Path(where), column)
+        cells = frame["image_id"].map(table)
+    elif column in frame.columns:
+        cells = frame[column]
+    else:
         raise InputError(
-            where, f"no column {column!r}", expected="the weight_column of the config", todo="Join it first."
-        )
-    weights = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float32)
-    wrong = ~(weights >= 0) | ~np.isfinite(weights)
+            where, f"no column {column!r}", expected="the weight_column of the config",
+            todo="Add the column, or name the file that has it as weight_table.",
+        )  # fmt: skip
+    weights = pd.to_numeric(cells, errors="coerce").to_numpy(np.float32)
+    wrong = ~(weights >= 0) | ~np.isfinite(weights)  # NaN is wrong too
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
+        image_id = frame["image_id"].iloc[row]
         raise InputError(
             where,
-            f"{column} {frame[column].iloc[row]!r} of image {frame['image_id'].iloc[row]!r} "
-            f"({int(wrong.sum())} such)",
-            expected="a weight of 0 or more",
+            f"{column} {cells.iloc[row]!r} of image {image_id!r} ({int(wrong.sum())} such)",
+            expected="a weight of 0 or more for each image of train and val",
             todo="Correct the column.",
         )
     return weights
+
+
+def _read_weight_table(path: Path, column: str) -> pd.Series:
+    table = read_parquet(path)[0] if path.suffix == ".parquet" else read_csv(path)
+    missing = [name for name in ("image_id", column) if name not in table.columns]
+    if missing:
+        raise InputError(
+            str(path), f"no column {missing[0]!r}", expected=f"image_id and {column}", todo="Check the file."
+        )
+    if table["image_id"].duplicated().any():
+        twice = table.loc[table["image_id"].duplicated(), "image_id"].iloc[0]
+        raise InputError(str(path), f"image {twice!r} twice", expected="one row an image", todo="Correct it.")
+    return table.set_index("image_id")[column]
