@@ -96,6 +96,28 @@ def joined_groups(
     return joined[group_of], int(joined.max()) + 1
 
 
+def run_readings(
+    labels: Labels,
+    pred_probs: Probs,
+    class_names: tuple[str, ...],
+    other_class: str | None,
+    *,
+    case_of: npt.NDArray[np.intp] | None = None,
+    logits: npt.NDArray[np.floating[Any]] | None = None,
+) -> tuple[list[Reading], int]:
+    """All readings of one run, the closed set by image first, and how many cases have mixed labels.
+
+    There are none by case where no case has two images: they would repeat those by image.
+    """
+    other = None if other_class is None else class_names.index(other_class)
+    images = Reading("all", "", labels, pred_probs, np.arange(len(labels)), class_names, other)
+    if case_of is None or case_of.max() + 1 == len(labels):
+        return readings_of(images), 0
+    image_of, case_labels, case_probs, n_mixed = case_rows(labels, pred_probs, case_of, logits)
+    cases = Reading("cases", "", case_labels, case_probs, image_of, class_names, other)
+    return [*readings_of(images), *readings_of(cases)], n_mixed
+
+
 def readings_of(whole: Reading) -> list[Reading]:
     """The closed set alone where there is no `other`; else the closed and the open set."""
     if whole.other is None:

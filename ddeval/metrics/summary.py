@@ -44,10 +44,9 @@ from ddeval.metrics.ranking import Rankings
 from ddeval.metrics.readings import (
     Reading,
     case_codes,
-    case_rows,
     checked_names,
     joined_groups,
-    readings_of,
+    run_readings,
 )
 from ddeval.metrics.resampling import (
     N_RESAMPLES,
@@ -153,28 +152,13 @@ def summarise(
     names = checked_names(class_names, other_class, pred_probs.shape[1])
     _check_lengths(len(labels), groups=groups, case_ids=case_ids, logits=logits)
     group_of, n_groups = group_codes(groups)
-    other = None if other_class is None else names.index(other_class)
-    images = Reading("all", "", labels, pred_probs, np.arange(len(labels)), names, other)
-    readings, n_cases, n_mixed = readings_of(images), 0, 0
-    if case_ids is not None:
-        case_of = case_codes(case_ids)
-        n_cases = int(case_of.max()) + 1
+    case_of = None if case_ids is None else case_codes(case_ids)
+    if case_of is not None:
         group_of, n_groups = joined_groups(group_of, case_of)
-        if n_cases < len(labels):
-            image_of, case_labels, case_probs, n_mixed = case_rows(labels, pred_probs, case_of, logits)
-            cases = Reading("cases", "", case_labels, case_probs, image_of, names, other)
-            readings += readings_of(cases)
+    readings, n_mixed = run_readings(labels, pred_probs, names, other_class, case_of=case_of, logits=logits)
 
     measures = [measure_of(reading) for reading in readings]
-
-    def measure_all(weights: Weights) -> list[Numbers]:
-        pairs = zip(readings, measures, strict=True)
-        return [measure(weights.T[reading.image_of].T) for reading, measure in pairs]
-
-    replicates: list[Sequence[Numbers]] = [()] * len(readings)
-    if n_resamples:
-        blocks = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
-        replicates = list(zip(*weighed(measure_all, blocks), strict=True))
+    replicates = _replicates(readings, measures, group_of, n_groups, rng=rng, n_resamples=n_resamples)
     seeds = rng.integers(2**63, size=len(readings)).tolist()
     with ThreadPoolExecutor(N_THREADS) as pool:
         n_simulations = [(n_resamples + 1) // 2] * len(readings)
@@ -199,7 +183,7 @@ def summarise(
         excluded=tuple(name for name, n in zip(closed.class_names, n_of, strict=True) if n == 0),
         n_images=len(labels),
         n_groups=n_groups,
-        n_cases=n_cases,
+        n_cases=0 if case_of is None else int(case_of.max()) + 1,
         n_mixed_cases=n_mixed,
     )
 
@@ -241,6 +225,27 @@ def _check_lengths(n_images: int, **arrays: npt.NDArray[Any] | None) -> None:
     for name, array in arrays.items():
         if array is not None and len(array) != n_images:
             raise ValueError(f"{name} has {len(array)} rows, labels have {n_images}")
+
+
+def _replicates(
+    readings: Sequence[Reading],
+    measures: Sequence[Callable[[Weights], Numbers]],
+    group_of: npt.NDArray[np.intp],
+    n_groups: int,
+    *,
+    rng: np.random.Generator,
+    n_resamples: int,
+) -> Sequence[Sequence[Numbers]]:
+    """The numbers of each reading in each block of resamples; every reading sees the same draws."""
+
+    def measure_all(weights: Weights) -> list[Numbers]:
+        pairs = zip(readings, measures, strict=True)
+        return [measure(weights.T[reading.image_of].T) for reading, measure in pairs]
+
+    if n_resamples == 0:
+        return [()] * len(readings)
+    blocks = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
+    return list(zip(*weighed(measure_all, blocks), strict=True))
 
 
 def measure_of(reading: Reading) -> Callable[[Weights], Numbers]:
