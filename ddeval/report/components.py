@@ -28,8 +28,6 @@ class Cell:
     tone: Tone = "plain"
     level: int | None = None
     """Step of the heat scale, 0 to 20."""
-    strip: Markup | None = None
-    """A small drawing in place of the text; the text stays for those who cannot see it."""
     series: int | None = None
     """Colour of the checkpoint the cell names."""
     link: str = ""
@@ -107,7 +105,6 @@ class DotRow:
     sub: str = ""
     note: str = ""
     """Said instead of a drawing, for example why a group is not shown."""
-    tone: Tone = "plain"
 
 
 @dataclass(frozen=True)
@@ -139,9 +136,8 @@ class Fact:
 @dataclass(frozen=True)
 class Facts:
     kind: ClassVar[str] = "facts"
+    title: str
     facts: Sequence[Fact]
-    style: Literal["list", "rows"] = "list"
-    title: str = ""
 
 
 @dataclass(frozen=True)

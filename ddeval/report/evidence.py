@@ -96,6 +96,7 @@ def evidence_section(run: RunTables, *, looks: Sequence[Mapping[str, Any]]) -> S
     checkpoint, manifest = facts.get("checkpoint", {}), facts.get("manifest", {})
     blocks: list[Block] = [
         Facts(
+            "What the numbers were made from",
             [
                 Fact("Checkpoint", str(checkpoint.get("sha256") or "not hashed"), is_code=True),
                 Fact("Manifest", str(manifest.get("sha256") or "not hashed"), is_code=True),
@@ -104,8 +105,6 @@ def evidence_section(run: RunTables, *, looks: Sequence[Mapping[str, Any]]) -> S
                 Fact("Without a label", shown(summary.get("n_unlabelled"), "count")),
                 *(Fact("Note", str(note)) for note in summary.get("notes", [])),
             ],
-            style="rows",
-            title="What the numbers were made from",
         )
     ]
     if run.checks:
