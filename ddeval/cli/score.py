@@ -86,9 +86,9 @@ def score(
         )  # fmt: skip
     else:
         run = _model_run(
-            checkpoint, data, out, dry_run=dry_run, split=split, images=images or [], device=device,
-            dtype=dtype, batch_size=batch_size, tta=tta, shard_size=shard_size, shard=shard, workers=workers,
-            class_names=_names(class_names), other_class=other_class,
+            checkpoint, data, out, labels=labels, dry_run=dry_run, split=split, images=images or [],
+            device=device, dtype=dtype, batch_size=batch_size, tta=tta, shard_size=shard_size, shard=shard,
+            workers=workers, class_names=_names(class_names), other_class=other_class,
         )  # fmt: skip
     if run is None:
         return
@@ -159,6 +159,7 @@ def _model_run(
     data: Path | None,
     out: Path | None,
     *,
+    labels: str | None,
     dry_run: bool,
     split: str,
     images: list[Path],
@@ -173,6 +174,7 @@ def _model_run(
     other_class: str | None,
 ) -> Path | None:
     from ddeval.models.checkpoint import load_checkpoint, locate
+    from ddeval.score.numbers import check_labels
     from ddeval.score.plan import parse_shard
     from ddeval.score.run import Settings, execute, is_complete, prepare
 
@@ -197,6 +199,8 @@ def _model_run(
         image_roots=_image_roots(images, data), note=console.note,
     )  # fmt: skip
     console.note(described(job.facts, job.out))
+    if labels in (None, "v0"):  # before the model runs for an hour
+        check_labels(job.rows, loaded.class_names, splits=job.facts["splits"], where=str(manifest))
     if dry_run:
         return None
     run = execute(job, shard=part, workers=workers, progress=console.progress, note=console.note)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -45,11 +44,11 @@ def engine(device: DeviceName = "auto", dtype: DtypeName = "auto") -> Engine:
 
 def answers(
     checkpoint: Checkpoint,
-    rows: pd.DataFrame,
     plan: Plan,
     pending: Sequence[int],
     on: Engine,
     sources: Sequence[feed.Source],
+    features: Features | None,
     workers: int,
     tick: Callable[[int], None],
 ) -> Iterator[tuple[int, shards.Part]]:
@@ -57,7 +56,6 @@ def answers(
     if not pending:
         return
     model = _Model(checkpoint, on, hflip=plan.inputs["tta"] == "hflip")
-    features = checkpoint.features(rows)  # (N, D)
     batches = feed.batches(
         sources,
         [rows for s in pending for rows in plan.batches(s)],

@@ -22,6 +22,7 @@ from ddeval.score.predictions import Link, check_finite, list_values
 Values = Literal["logits", "pred_probs"]
 VALUES: tuple[Values, ...] = ("logits", "pred_probs")
 SUFFIXES = (".csv", ".tsv", ".parquet", ".npz")
+WORD = {"logits": "logit", "pred_probs": "probability"}
 ID_NAMES = ("image_id", "image_ids", "image", "id")
 LABEL_NAMES = ("label", "labels")
 GROUP_NAMES = ("group", "groups")
@@ -298,7 +299,7 @@ def _check_values(file: PredictionsFile, link: Link) -> None:
             str(file.path), "one class", expected="at least two classes", todo="Add the column of the other."
         )
     ids = file.image_ids if file.image_ids is not None else np.arange(len(values))
-    check_finite(values, ids, where=str(file.path), what=file.kind.removeprefix("pred_").rstrip("s"))
+    check_finite(values, ids, where=str(file.path), what=WORD[file.kind])
     in_range = ((values >= 0) & (values <= 1 + ROW_SUM_TOLERANCE)).all(axis=1)
     sums = values.sum(axis=1)
     sums_to_one = np.abs(sums - 1) <= ROW_SUM_TOLERANCE
@@ -313,7 +314,7 @@ def _check_values(file: PredictionsFile, link: Link) -> None:
         return
     columns = f", columns taken: {', '.join(file.class_names[:30])}" if file.class_names else ""
     for ok, found, todo in (
-        (in_range, "outside 0..1", "Are these logits? Save them as logits, or pass --values logits"),
+        (in_range, "a value outside 0..1", "Are these logits? Save them as logits, or pass --values logits"),
         (
             sums_to_one | (link == "sigmoid"),
             "a row that sums to {:.4f}",

@@ -164,7 +164,7 @@ def check_finite(values: npt.NDArray[Any], image_ids: Any, *, where: str, what: 
             where,
             f"a {what} that is NaN or infinite for {bad.size} images ({ids}{', …' if bad.size > 5 else ''})",
             expected=f"a finite {what} for each class",
-            todo="Check the checkpoint's weights and dtype (overflow in fp16?), then predict these again.",
+            todo="Look for overflow (fp16) or a broken weight, then predict these again.",
         )
 
 

@@ -20,6 +20,7 @@ import torch
 
 from ddeval import io
 from ddeval.data.manifest import image_files, manifest_sha256, read_manifest
+from ddeval.data.questionnaire import Features
 from ddeval.errors import ImageError, InputError
 from ddeval.models.checkpoint import Checkpoint
 from ddeval.models.device import DeviceName
@@ -76,6 +77,8 @@ class Job(NamedTuple):
     """The images of the plan, in its order."""
     sources: list[Source]
     """Where each lies."""
+    features: Features | None
+    """(N, D), the encoded questionnaire, where the checkpoint reads one."""
     on: Engine
     out: Path
     facts: dict[str, Any]
@@ -128,6 +131,7 @@ def prepare(
     rows, splits = rows_of(frame, settings.split, where=str(manifest), note=note)
     files = image_files(rows, roots, where=str(manifest))
     unnamed = ImageError("missing", "the manifest names no image")
+    features = checkpoint.features(rows, where=str(manifest))
     on = engine(settings.device, settings.dtype)
     if on.note:
         note(on.note)
@@ -158,7 +162,8 @@ def prepare(
         "versions": folder.versions(),
     }
     out = out or runs / folder.run_name(checkpoint.name, splits, sha256)
-    return Job(checkpoint, plan, rows, [unnamed if f is None else f for f in files], on, out, facts)
+    sources = [unnamed if f is None else f for f in files]
+    return Job(checkpoint, plan, rows, sources, features, on, out, facts)
 
 
 def execute(
@@ -271,7 +276,7 @@ def _score_shards(
         with progress("scoring", n_mine) as tick:
             tick(n_mine - n_pending)
             for number, part in answers(
-                job.checkpoint, job.rows, plan, pending, job.on, job.sources, workers, tick
+                job.checkpoint, plan, pending, job.on, job.sources, job.features, workers, tick
             ):
                 shards.write_part(out, plan, number, part)
     return n_pending
