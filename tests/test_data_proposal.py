@@ -98,6 +98,12 @@ def test_two_tables_are_joined_by_the_ids_they_share(tmp_path):
     ]
 
 
+def test_a_line_break_in_a_word_does_not_escape_from_the_comment_that_quotes_it(tmp_path):
+    found = proposal(tmp_path, 'image,sex\na.jpg,m\nb.jpg,"x\nunknown: [m]"\n')
+    (tmp_path / "mapping.yaml").write_text(as_yaml(found))
+    assert read_mapping(tmp_path / "mapping.yaml").unknown == ()
+
+
 def test_tables_without_common_ids_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("file,case\na.jpg,1\n")
     (tmp_path / "b.csv").write_text("case,dx\n8,wart\n9,eczema\n")

@@ -72,6 +72,8 @@ def propose(
     p = Proposal()
     rows = _tables(p, paths, folder)
     left = [str(name) for name in rows.columns if rows[name].notna().any()]
+    if not left:
+        raise InputError(str(paths[0]), "only empty cells", expected="a table", todo="Check the export.")
     empty = [str(name) for name in rows.columns if str(name) not in left]
     ignored = {name: "empty" for name in empty}
     joins = {table["join"] for table in p.mapping["tables"] if "join" in table}
@@ -97,12 +99,17 @@ def as_yaml(p: Proposal) -> str:
     lines = [
         "# How these tables become the manifest. Every word below is text as it stands in the tables.",
         "# Edit, look with `ddeval data check`, then: ddeval data import mapping mapping.yaml",
-        *(f"# EDIT {edit}" for edit in p.edits),
+        *(f"# EDIT {_printable(edit)}" for edit in p.edits),
     ]
     for key, value in p.mapping.items():
         if value not in ({}, [], None):
             lines += ["", *_block(key, value)]
     return "\n".join(lines) + "\n"
+
+
+def _printable(text: str) -> str:
+    """On one line: a line break in a word of the table would end the comment it is quoted in."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _block(key: str, value: Any, indent: str = "") -> list[str]:
@@ -180,7 +187,7 @@ def _copies(p: Proposal, rows: pd.DataFrame, names: list[str], ignored: dict[str
     left = []
     for name in names:
         original = name.rsplit(" (", 1)[0]
-        is_copy = name.endswith(")") and original in rows.columns and original != name
+        is_copy = name.endswith(")") and original in names and original != name
         if not is_copy:
             left.append(name)
         elif rows[name].equals(rows[original]):
