@@ -17,6 +17,7 @@ from scipy import stats
 
 from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, check_labels_and_probs
 from ddeval.metrics.discrimination import label_ranks
+from ddeval.metrics.measures import measure_of
 from ddeval.metrics.readings import Reading, case_codes, case_rows, checked_names, joined_groups, readings_of
 from ddeval.metrics.resampling import (
     CONFIDENCE_LEVEL,
@@ -26,7 +27,6 @@ from ddeval.metrics.resampling import (
     percentile_interval,
     weighed,
 )
-from ddeval.metrics.summary import measure_of
 
 POWER = 0.8
 """Chance with which the minimum detectable effect would be found."""

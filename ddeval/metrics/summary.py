@@ -22,25 +22,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import sparse
 
 from ddeval import tables
-from ddeval.metrics import calibration
 from ddeval.metrics.arrays import (
-    Floats,
     Labels,
     Probs,
     Weights,
-    cell_sums,
     cells,
     check_labels_and_probs,
-    ratio,
     top_class,
 )
-from ddeval.metrics.binning import confidence_and_correct
-from ddeval.metrics.discrimination import Confusion, area_summaries, class_rates, label_ranks
+from ddeval.metrics.curves import curves_of, three_outcomes
 from ddeval.metrics.floors import calibration_floor
-from ddeval.metrics.ranking import Rankings
+from ddeval.metrics.measures import Numbers, measure_of
 from ddeval.metrics.readings import (
     Reading,
     case_codes,
@@ -56,12 +50,6 @@ from ddeval.metrics.resampling import (
     percentile_interval,
     weighed,
 )
-from ddeval.metrics.selective import risk_coverage, selective_draws
-
-Numbers = dict[str, Floats]
-"""Metric -> its value in each draw, (B,), or in each draw and class, (B, K)."""
-
-TOP_K = (1, 3, 5)
 
 FLOOR_ROWS = {"_floor_low": "floor_low", "_floor_high": "floor_high", "_p_value": "p_value"}
 """Suffix of the rows beside each calibration error, and the column of `calibration_floor` they hold."""
@@ -170,10 +158,10 @@ def summarise(
         rows += _rows(reading, measure(np.ones((1, len(reading.labels)))), drawn, group_of)
         rows += floor
         if reading.subset == "all":
-            curves |= {reading.prefix + name: frame for name, frame in _curves(reading).items()}
+            curves |= {reading.prefix + name: frame for name, frame in curves_of(reading).items()}
     metrics = pd.DataFrame([{"run": run, **row} for row in rows], columns=list(tables.METRICS.names))
     if other_class is not None:
-        curves["three_outcomes"] = _three_outcomes(metrics)
+        curves["three_outcomes"] = three_outcomes(metrics)
     closed = readings[0]
     n_of = np.bincount(closed.labels, minlength=len(closed.class_names))
     return Summary(
@@ -246,66 +234,6 @@ def _replicates(
         return [()] * len(readings)
     blocks = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
     return list(zip(*weighed(measure_all, blocks), strict=True))
-
-
-def measure_of(reading: Reading) -> Callable[[Weights], Numbers]:
-    """Every metric of a reading that has an interval, as one function of weights (B, rows)."""
-    labels, pred_probs = reading.labels, reading.pred_probs
-    table, rankings = Confusion.of(labels, pred_probs), Rankings.of(labels, pred_probs)
-    means = _means(labels, pred_probs)
-    columns = sparse.csr_array(np.stack(list(means.values())))
-    detector = None
-    if reading.other is not None:
-        detector = Rankings.of_classes([(labels == reading.other, pred_probs[:, reading.other])])
-
-    def measure(weights: Weights) -> Numbers:
-        counts = table.counts(weights)
-        auroc, average_precision = rankings.areas(weights)
-        scalars = dict(zip(means, ratio(cell_sums(columns, weights), weights.sum(axis=1)), strict=True))
-        scalars |= table.summaries(counts)
-        scalars |= selective_draws(labels, pred_probs, weights)
-        scalars |= area_summaries(rankings, auroc, average_precision, counts.sum(axis=2))
-        by_class = class_rates(counts) | {"auroc": auroc, "average_precision": average_precision}
-        numbers = {reading.prefix + name: values for name, values in (scalars | by_class).items()}
-        if detector is not None and reading.other is not None:
-            numbers |= {
-                "other_auroc": detector.areas(weights)[0][:, 0],
-                **_outcomes(counts, reading.other),
-            }
-        return numbers
-
-    return measure
-
-
-def _outcomes(counts: Floats, other: int) -> Numbers:
-    """What becomes of targets and of `other`, from open confusion matrices (B, K, K).
-
-    An image labelled with a target is right, wrong (another target) or deferred (`other`); these are
-    shares of such images. One labelled `other` should be deferred.
-    """
-    is_other = counts[:, other, other]
-    n_other, n_deferred = counts[:, other].sum(axis=1), counts[:, :, other].sum(axis=1)
-    n_target = counts.sum(axis=(1, 2)) - n_other
-    right = np.trace(counts, axis1=1, axis2=2) - is_other
-    deferred = n_deferred - is_other
-    return {
-        "other_sensitivity": ratio(is_other, n_other),
-        "other_ppv": ratio(is_other, n_deferred),
-        "target_right": ratio(right, n_target),
-        "target_wrong": ratio(n_target - right - deferred, n_target),
-        "target_deferred": ratio(deferred, n_target),
-    }
-
-
-def _means(labels: Labels, pred_probs: Probs) -> dict[str, Floats]:
-    """What each row adds to the metrics that are plain means over rows, (rows,) each."""
-    ranks = label_ranks(labels, pred_probs)
-    confidence, is_right = confidence_and_correct(labels, pred_probs)
-    return {f"top_{k}_accuracy": (ranks < k).astype(np.float64) for k in TOP_K} | {
-        "nll": calibration.log_losses(labels, pred_probs),
-        "brier_score": calibration.brier_losses(labels, pred_probs),
-        "calibration_gap": confidence - is_right,
-    }
 
 
 def _rows(
@@ -386,47 +314,3 @@ def _ece_rows(
         for counts in [(of["n_images"], of["n_groups"])]
         for suffix, column in {"": "value", **FLOOR_ROWS}.items()
     ]
-
-
-def _curves(reading: Reading) -> dict[str, pd.DataFrame]:
-    counts = Confusion.of(reading.labels, reading.pred_probs).counts(np.ones((1, len(reading.labels))))[0]
-    pairs = _confusion_table(counts, reading.class_names)
-    return {
-        "reliability": calibration.reliability_table(reading.labels, reading.pred_probs),
-        "risk_coverage": risk_coverage(reading.labels, reading.pred_probs),
-        "confusion": pairs,
-        "confused_pairs": _confused_pairs(pairs),
-    }
-
-
-def _confusion_table(counts: Floats, class_names: Sequence[str]) -> pd.DataFrame:
-    """One row a cell of the confusion matrix, empty ones too: `label`, `predicted`, `n`."""
-    n_classes = len(class_names)
-    return pd.DataFrame(
-        {
-            "label": np.repeat(class_names, n_classes),
-            "predicted": np.tile(class_names, n_classes),
-            "n": counts.ravel().astype(np.int64),
-        }
-    )
-
-
-def _confused_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Wrong cells that hold images, most first, with their share of the label's images and of all errors."""
-    n_of_label = pairs.groupby("label", sort=False)["n"].transform("sum")
-    wrong = pairs.assign(share_of_label=pairs["n"] / n_of_label.where(n_of_label > 0))
-    wrong = wrong[(wrong["label"] != wrong["predicted"]) & (wrong["n"] > 0)]
-    wrong = wrong.assign(share_of_errors=wrong["n"] / wrong["n"].sum())
-    return wrong.sort_values("n", ascending=False, kind="stable", ignore_index=True)
-
-
-def _three_outcomes(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Share of the images `given` target or other whose `outcome` is right, wrong or deferred."""
-    of = metrics[(metrics["subset"] == "all") & metrics["class_name"].isna()].set_index("metric")
-    columns = ["value", "ci_low", "ci_high", "n_images"]
-    rows = [("target", name, *of.loc[f"target_{name}", columns]) for name in ("right", "wrong", "deferred")]
-    share, low, high, n_other = of.loc["other_sensitivity", columns].to_numpy(dtype=np.float64)
-    rows += [("other", "wrong", 1 - share, 1 - high, 1 - low, n_other)]
-    rows += [("other", "deferred", share, low, high, n_other)]
-    table = pd.DataFrame(rows, columns=["given", "outcome", "share", "ci_low", "ci_high", "n_images"])
-    return table.astype({"n_images": np.int64})
