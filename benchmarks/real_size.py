@@ -72,7 +72,8 @@ def main() -> None:
         other_class="other",
         schema=schema,
     )
-    print(f"{artefact}: {n_parameters / 1e9:.2f} B parameters, written in {time.perf_counter() - start:.0f} s")
+    seconds = time.perf_counter() - start
+    print(f"{artefact}: {n_parameters / 1e9:.2f} B parameters, written in {seconds:.0f} s")
 
     images = options.folder / "images"
     images.mkdir(parents=True, exist_ok=True)

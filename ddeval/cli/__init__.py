@@ -29,6 +29,7 @@ BROKEN_PIPE = 141
 COMMANDS = {
     "init": ("ddeval.cli.init:init", "A project for your own tables: ddeval.yaml and a mapping to edit."),
     "data": ("ddeval.cli.data:app", "Manifests: make one, look at it, split it, take a patient out."),
+    "inspect": ("ddeval.cli.inspect:inspect", "What a checkpoint holds, and the first thing that fits not."),
     "score": ("ddeval.cli.score:score", "Checkpoint and manifest in; predictions, numbers and a report out."),
     "compare": ("ddeval.cli.compare:compare", "Runs side by side: paired differences, the gate, one page."),
     "vet": ("ddeval.cli.vet:app", "Queue to readings to labels: open a batch, serve the app, freeze."),
