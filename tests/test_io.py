@@ -156,10 +156,8 @@ def test_any_text_survives_csv(tmp_path, rows):
     assert back.to_numpy().tolist() == [list(row) for row in rows]
 
 
-@pytest.mark.parametrize("start", io.FORMULA_STARTS)
+@pytest.mark.parametrize("start", [s for s in io.FORMULA_STARTS if s != "\0"])  # no CSV holds a NUL
 def test_a_formula_is_never_written_bare(tmp_path, start):
-    if start == "\0":
-        pytest.skip("a NUL byte is refused by every CSV reader, ours too")
     io.write_csv(tmp_path / "t.csv", pd.DataFrame({"a": [start + "cmd|' /C calc'!A0"]}))
     assert (tmp_path / "t.csv").read_bytes().decode().split("\n", 1)[1].lstrip('"').startswith("'")
 
