@@ -329,6 +329,29 @@ def test_jobs_that_are_not_the_last_say_so_and_the_last_one_makes_the_report(tmp
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.slow
+def test_four_processes_of_torchrun_write_the_bytes_of_one(tmp_path):
+    manifest, artefact = make_manifest(tmp_path), make_artefact(tmp_path / "tiny")
+    options = ["--data", manifest, "--shard-size", "8", "--batch-size", "4", *QUICK]
+    assert invoke("score", artefact, "--out", tmp_path / "one", *options).exit_code == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    command = [*torchrun, "-m", "ddeval", "score", artefact, "--out", tmp_path / "four", *options]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("predictions.parquet", "embeddings.npy", "labels-v0/metrics.parquet"):
+        one, four = ((tmp_path / run / name).read_bytes() for run in ("one", "four"))
+        assert name.startswith("labels") or one == four, name
+    assert "top-1" in done.stdout
+
+
+def test_the_commands_of_the_deployment_page_use_options_there_are():
+    text = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text()
+    known = {name for parameter in cli.load_command("score").params for name in parameter.opts}
+    commands = re.findall(r"ddeval score (?:[^`\n]|\\\n|\n\s+--)+", text)
+    used = {option for command in commands for option in re.findall(r"--[a-z-]+", command)}
+    assert {"--shard", "--out", "--data", "--images"} <= used <= known
+
+
 def test_going_on_with_another_batch_size_is_refused_by_name(tmp_path):
     manifest, artefact = make_manifest(tmp_path), make_artefact(tmp_path / "tiny")
     options = ("score", artefact, "--data", manifest, "--out", tmp_path / "run", *QUICK)

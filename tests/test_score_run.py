@@ -252,6 +252,15 @@ def test_a_folder_with_other_files_is_not_scored_into(home, checkpoint, tmp_path
         score(checkpoint, home / "manifest.csv", settings=SMALL, out=tmp_path)
 
 
+def test_a_kill_before_the_plan_was_written_leaves_a_folder_one_can_score_into(
+    home, checkpoint, whole, tmp_path
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".tmp-x-run.json").write_text("{")
+    assert data_bytes(run_to(tmp_path / "run", home, checkpoint)) == data_bytes(whole)
+    assert not list((tmp_path / "run").glob(".tmp-*"))
+
+
 def test_a_damaged_part_is_found_and_scored_again(home, checkpoint, whole, tmp_path):
     """One byte flipped at each of twenty places; the hash in the name no longer fits."""
     rng = np.random.default_rng(0)

@@ -42,7 +42,10 @@ def score(
         Literal["none", "hflip"], typer.Option(help="hflip: mean with the mirror image.")
     ] = "none",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode; 0 is one a core.")] = 0,
-    shard: Annotated[str, typer.Option(help="i/n: score every n-th shard from the i-th, 0 to n-1.")] = "0/1",
+    shard: Annotated[
+        str | None,
+        typer.Option(help="i/n: score every n-th shard from the i-th, 0 to n-1 [torchrun's rank]."),
+    ] = None,
     id_column: Annotated[str | None, typer.Option(help="Predictions file: column of the image ids.")] = None,
     class_columns: Annotated[
         str | None, typer.Option(help="Predictions file: a,b or class=column,... [all columns of numbers].")
@@ -168,7 +171,7 @@ def _model_run(
     batch_size: int,
     tta: Literal["none", "hflip"],
     shard_size: int,
-    shard: str,
+    shard: str | None,
     workers: int,
     class_names: list[str],
     other_class: str | None,
@@ -178,7 +181,7 @@ def _model_run(
     from ddeval.score.plan import parse_shard
     from ddeval.score.run import Settings, execute, is_complete, prepare
 
-    part = parse_shard(shard)
+    part = parse_shard(shard) if shard else _rank()
     if spec == embedded.NAME:
         demo = embedded.ready_demo()
         spec, data = str(demo.artefact), data or demo.manifest
@@ -206,8 +209,19 @@ def _model_run(
     run = execute(job, shard=part, workers=workers, progress=console.progress, note=console.note)
     if is_complete(run, job.plan):
         return run
-    console.say(f"shard {shard} is done; the last of the other shards to finish merges {run}")
+    console.say(f"shard {part[0]}/{part[1]} is done; the last of the other shards to finish merges {run}")
     return None
+
+
+def _rank() -> tuple[int, int]:
+    """The shards of this process among those torchrun started, each on a GPU of its own; else all."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, 1
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def _named_manifest(config: Any) -> Path | None:

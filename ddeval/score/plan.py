@@ -73,10 +73,11 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def begin(run: Path, plan: Plan, facts: Mapping[str, Any]) -> None:
     """Write the plan and `facts` into the `run.json` of a new run; go on with an old one if it agrees."""
-    if folder.is_run(run):
+    names = {path.name for path in run.iterdir()} if run.is_dir() else set()
+    if folder.is_run(run):  # after the listing: another job may begin the same run now
         agree(run, plan)
         return
-    if run.is_dir() and any(path.name != "parts" for path in run.iterdir()):
+    if any(name != "parts" and not name.startswith(io.TMP_PREFIX) for name in names):
         raise InputError(
             str(run),
             "a folder with other files in it",
