@@ -88,6 +88,13 @@ def test_a_stage_never_imports_what_does_not_belong_to_it(stage):
         assert not found, f"{path.relative_to(PACKAGE)} imports {sorted(found)}"
 
 
+@pytest.mark.parametrize("name", ["engine", "feed", "run", "shards", "plan"])
+def test_what_runs_a_model_knows_no_metric(name):
+    """Logits cannot depend on labels (docs/decisions/0006-score-computes-its-numbers.md)."""
+    reached = {n for n in imported(PACKAGE / "score" / f"{name}.py") if n.startswith("ddeval.metrics")}
+    assert not reached
+
+
 def test_nothing_below_the_stages_imports_a_stage():
     for path in PACKAGE.glob("[!_]*.py"):
         stages = {
