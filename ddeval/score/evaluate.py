@@ -8,7 +8,6 @@ with thumbnails of the confident errors, and the look at the labels into the led
 No model runs here.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ import pandas as pd
 
 from ddeval import io, tables
 from ddeval.data.checks import data_checks
-from ddeval.data.images import decode, thumbnail
+from ddeval.data.images import decode, thumbnail, thumbnail_name
 from ddeval.errors import ImageError, InputError
 from ddeval.metrics.resampling import N_RESAMPLES
 from ddeval.score import folder
@@ -95,7 +94,7 @@ def write_gallery(
     images = manifest["image"].reindex(shown["image_id"]) if "image" in manifest else [None] * len(shown)
     paths: list[str | None] = []
     for image_id, image in zip(shown["image_id"], images, strict=True):
-        name = f"thumbnails/{hashlib.sha256(image_id.encode()).hexdigest()[:24]}.webp"
+        name = f"thumbnails/{thumbnail_name(image_id)}"
         try:
             if pd.isna(image):
                 raise ImageError("missing", "no image")
