@@ -268,7 +268,11 @@ BAD_CSV = {
         r"probability that is NaN or infinite for 1 images \(im0\)",
     ),
     "an empty cell": ("image_id,acne,eczema\nim0,,0.3\nim1,0.5,0.5\nim2,0.5,0.5\n", {}, r"images \(im0\)"),
-    "logits": ("image_id,acne,eczema\nim0,4.2,-1\n", {}, r"row 1: found a value outside 0\.\.1 .*--values logits"),
+    "logits": (
+        "image_id,acne,eczema\nim0,4.2,-1\n",
+        {},
+        r"row 1: found a value outside 0\.\.1 .*--values logits",
+    ),
     "sums to 2": ("image_id,acne,eczema\nim0,1,1\n", {}, r"a row that sums to 2\.0000 .*--link sigmoid"),
     "a word": (
         "image_id,acne,eczema\nim0,.5,.5\nim1,.5,.5\nim2,x,1\n",
