@@ -49,7 +49,7 @@ def read_overlay(path: Path) -> Overlay:
     if len(foreign):
         raise InputError(
             str(path),
-            f"image {foreign['image_id'].iloc[0]!r} of split {foreign['split'].iloc[0]!r} ({len(foreign)} such)",
+            f"image {foreign['image_id'].iloc[0]!r} of another split ({len(foreign)} such)",
             expected=f"images of split {split!r} alone",
             todo="Freeze each split into its own overlay.",
         )
