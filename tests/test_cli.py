@@ -277,6 +277,7 @@ def config_by_environment(tmp_path, monkeypatch, n):
     make_artefact(tmp_path / "artefacts" / "gen2a_medsiglip")
     result = invoke("score", "gen2a_medsiglip", "--batch-size", "512", *QUICK)
     assert result.exit_code == 0, result.stderr
+    assert "gen2a_medsiglip  ·  " in result.stderr
     assert f"test {n:,} images, {-(-n // 2):,} patients" in result.stderr
     assert re.search(r"top-1 +\d+\.\d %", result.stdout)
 

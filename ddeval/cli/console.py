@@ -114,7 +114,7 @@ def headline(result: Mapping[str, Any]) -> str:
     answered = metrics["coverage_at_risk_5"]["value"]
     lines.append(
         "answers only when sure enough that ≤ 5 % of answers are wrong: "
-        + (f"answers {value(answered, 'percent')}" if answered else "never that sure")
+        + (f"answers {value(answered, 'percent')}" if answered and answered > 0 else "it never is")
     )
     if result["n_quarantined"]:
         lines.append(f"unreadable images, not scored: {result['n_quarantined']:,} (quarantine.parquet)")

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -185,7 +186,8 @@ def _model_run(
     if spec == embedded.NAME:
         demo = embedded.ready_demo()
         spec, data = str(demo.artefact), data or demo.manifest
-    manifest = data or _named_manifest(locate(spec)[1])
+    config = locate(spec)[1]
+    manifest = data or _named_manifest(config)
     if manifest is None:
         raise InputError(
             "--data",
@@ -194,6 +196,8 @@ def _model_run(
             todo="Pass --data MANIFEST, set $DDEVAL_MANIFEST, or write `manifest:` into the config.",
         )
     loaded = load_checkpoint(spec, class_names=class_names or None, other_class=other_class)
+    if config:  # the run is called what the user called it
+        loaded = replace(loaded, name=config.name)
     settings = Settings(
         split=split, device=device, dtype=dtype, batch_size=batch_size, shard_size=shard_size, tta=tta
     )
