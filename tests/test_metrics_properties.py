@@ -87,6 +87,15 @@ def test_a_weight_is_a_number_of_copies(metric, seed):
 
 
 @cases(METRICS | OPTIONS)
+def test_weights_of_zero_can_take_a_class_away(metric):
+    """Means over classes are then over the others, as if the images had never been there."""
+    labels, probs = random_case(0)
+    held = labels != 3
+    expected = metric(labels[held], probs[held])
+    assert metric(labels, probs, weights=held.astype(float)) == pytest.approx(expected, nan_ok=True)
+
+
+@cases(METRICS | OPTIONS)
 def test_only_the_proportion_of_weights_counts(metric):
     labels, probs = random_case(0)
     weights = np.random.default_rng(0).uniform(0.5, 2.0, size=len(labels))

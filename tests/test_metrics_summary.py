@@ -204,6 +204,13 @@ def test_groups_that_share_a_case_are_drawn_as_one():
     assert (groups.tolist(), n_groups) == ([0, 0, 0, 0, 1], 2)
 
 
+def test_lesions_of_one_case_are_not_independent_in_a_summary():
+    labels, logits, _, cases = run_case()
+    summary = summary_of(labels, softmax(logits), np.arange(len(labels)), case_ids=cases)
+    assert summary.n_groups == 100
+    assert number(summary, "top_1_accuracy")["n_groups"] == 100
+
+
 def test_calibration_errors_carry_a_band_and_no_interval(with_other):
     for name in FLOORED:
         row = number(with_other, name)
