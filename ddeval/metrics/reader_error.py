@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 COINCIDENCE = 0.5
-"""Assumed chance that two wrong readings of one case are the same wrong answer. Between 0 and 1, unknowable
-without a third reading of agreed cases; the interval carries the doubt of a uniform guess."""
+"""Assumed chance that two wrong readings of one case are the same wrong answer. Between 0 and 1, and not to
+be seen without a third reading of agreed cases; the standard error carries the doubt of a uniform guess."""
 
 
 class ReaderError(NamedTuple):
@@ -32,38 +31,35 @@ class ReaderError(NamedTuple):
     n_pairs: int
 
 
-def consensus_error(
-    first: npt.ArrayLike, second: npt.ArrayLike, *, weights: npt.ArrayLike | None = None
-) -> ReaderError:
-    """Error of the consensus from how often two blind readers differ; all fields NaN without a pair.
+def consensus_error(differ: npt.ArrayLike, *, weights: npt.ArrayLike | None = None) -> ReaderError:
+    """Error of the consensus from how often two blind readers differ; NaN fields without a double reading.
 
     Readers are taken as independent and equally good. With error e and coincidence c two readers differ
-    in d = 2 e - (1 + c) e^2 of cases; the consensus (the answer both gave, else a third reading) is wrong
-    in c e^2 + d e. More than half of a reader's readings wrong cannot be told apart from less.
+    in d = 2 e - (1 + c) e^2 of cases; the consensus (the answer both gave, else the third reading) is
+    wrong in c e^2 + d e. A reader who is wrong more often than 1 / (1 + c) cannot be told from a better one.
 
     Parameters
     ----------
-    first, second : arrays of shape (n,)
-        Answers of the two readers to each vetted case; None or NaN where a reader gave none.
+    differ : float array of shape (n,)
+        1 where the two blind readers of a case differ, 0 where they agree, NaN where not read twice.
     weights : float array of shape (n,), optional
-        1 / inclusion probability, so that the doubtful strata do not speak for the split.
+        1 / inclusion probability, so that doubtful strata do not speak for the split.
 
     Examples
     --------
-    >>> error = consensus_error(["a"] * 86 + ["b"] * 14, ["a"] * 100)
+    >>> error = consensus_error([1] * 14 + [0] * 86)
     >>> round(error.disagreement, 2), round(error.reader, 3), round(error.miss, 3)
     (0.14, 0.074, 0.013)
     """
-    answers = pd.DataFrame({"first": np.asarray(first, object), "second": np.asarray(second, object)})
-    is_pair = answers.notna().all(axis=1).to_numpy()
+    values = np.asarray(differ, dtype=np.float64)
+    is_pair = ~np.isnan(values)
     n_pairs = int(is_pair.sum())
     if n_pairs == 0:
         nan = float("nan")
         return ReaderError(nan, nan, nan, nan, nan, n_pairs=0)
-    differ = (answers["first"] != answers["second"]).to_numpy()[is_pair]
     weight = np.ones(n_pairs) if weights is None else np.asarray(weights, dtype=np.float64)[is_pair]
     weight = weight / weight.sum()
-    share = float(weight @ differ)
+    share = float(weight @ values[is_pair])
     smoothed = (share * n_pairs + 0.5) / (n_pairs + 1)  # no difference seen is not no difference
     share_se = float(np.sqrt(smoothed * (1 - smoothed) * (weight**2).sum()))
 
