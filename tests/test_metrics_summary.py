@@ -1,6 +1,7 @@
 """Summary: every number of one run, with its interval, in one pass."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,12 @@ from ddeval import io, tables
 from ddeval.metrics import (
     auroc_macro,
     bootstrap,
-    brier_score,
+    calibration,
+    discrimination,
     ece,
     macro_f1,
     nll,
+    selective,
     smooth_ece,
     top_k_accuracy,
 )
@@ -30,6 +33,13 @@ SCALARS = [
     *("ece", "ece_equal_mass", "mce", "classwise_ece", "smooth_ece", "brier_score", "nll", "calibration_gap"),
     *("aurc", "augrc", "coverage_at_risk_5", "coverage_at_risk_10"),
 ]
+FUNCTIONS = {
+    **{f"top_{k}_accuracy": partial(top_k_accuracy, k=k) for k in (1, 3)},
+    **{name: getattr(discrimination, name) for name in SCALARS[3:11]},
+    **{name: getattr(calibration, name) for name in ("nll", "brier_score", "calibration_gap")},
+    **{name: getattr(selective, name) for name in ("aurc", "augrc")},
+    **{f"coverage_at_risk_{r}": partial(selective.coverage_at_risk, risk=r / 100) for r in (5, 10)},
+}
 BY_CLASS = ["sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "average_precision"]
 BY_CLASS += ["predicted_share", "labelled_share", "share_ratio"]
 
@@ -89,12 +99,12 @@ def test_a_model_without_other_has_one_set():
     assert set(summary.curves) == {"reliability", "risk_coverage", "confusion", "confused_pairs"}
 
 
-@pytest.mark.parametrize("metric", [macro_f1, auroc_macro, nll, brier_score], ids=lambda m: m.__name__)
-def test_a_value_and_its_interval_are_those_of_bootstrap(metric):
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_value_and_its_interval_are_those_of_bootstrap(name):
     """One pass over all metrics draws what `bootstrap` draws for one."""
     labels, logits, groups, _ = run_case()
-    probs = softmax(logits)
-    row = number(summary_of(labels, probs, groups), metric.__name__)
+    probs, metric = softmax(logits), FUNCTIONS[name]
+    row = number(summary_of(labels, probs, groups), name)
     alone = bootstrap(metric, labels, probs, groups=groups, rng=np.random.default_rng(5), n_resamples=40)
     assert [row[field] for field in alone._fields] == pytest.approx(list(alone), rel=1e-6)
 
