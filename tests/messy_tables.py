@@ -248,7 +248,7 @@ TABLES = {
     ),
     "no photograph, no diagnosis": Messy(
         lines("nr,smoker", "1,yes", "2,no", "3,yes"),
-        ("no column looks like images or their ids; 'nr' was taken", "no column looks like a diagnosis"),
+        ("no column looks like images or their ids; 'nr' was taken", "no column is called a diagnosis"),
         cells={"image_id": ["1", "2", "3"], "q.smoker": ["yes", "no", "yes"]},
     ),
 }

@@ -126,6 +126,31 @@ def test_photographs_named_by_the_ids_are_found_where_they_lie(tmp_path):
     assert "no column names an image file" in absent.edits[0]
 
 
+def test_of_two_columns_that_name_files_one_is_taken_and_the_other_asked_about(tmp_path):
+    found = proposal(tmp_path, "original_name,file,dx\n1.jpg,a.jpg,wart\n2.jpg,b.jpg,eczema\n")
+    assert found.mapping["image"] == {"columns": ["file"]}
+    assert found.edits == ["image: 'original_name' names files too; 'file' was taken"]
+
+
+def test_ids_that_stand_in_several_rows_are_asked_about(tmp_path):
+    found = proposal(tmp_path, "image_id,dx,rater\na,wart,1\na,wart,2\nb,eczema,1\n")
+    assert "image_id: 'image_id' has 2 values in 3 rows; a manifest has each once" in found.edits
+
+
+def test_hashes_that_begin_with_digits_are_no_measures(tmp_path):
+    """5e82a45b looks like the number 5e82 with a unit."""
+    rows = [f"{i}.jpg,wart,{i}e{i}a4{i}bc" for i in range(1, 9)]
+    found = proposal(tmp_path, lines("image,dx,md5", *rows))
+    assert found.mapping["ignore"] == ["md5"]
+
+
+@pytest.mark.parametrize(("cells", "kind"), [("1111", "constant"), ("1 1 ", "yes_no")])
+def test_a_box_ticked_in_every_row_says_nothing(cells, kind):
+    words = [c for c in cells if c != " "]
+    guess = guesses.guess(list(dict.fromkeys(words)), n_rows=len(words), has_empty=" " in cells)
+    assert guess.kind == kind
+
+
 def test_columns_about_the_labelling_are_no_answers_and_telling_answers_are_hidden(tmp_path):
     rows = [f"{i}.jpg,wart,{'yes' if i % 2 else 'no'},{i % 3},yes" for i in range(6)]
     found = proposal(tmp_path, lines("image,dx,doctor_saw,label_confidence,label_reader", *rows))
@@ -237,6 +262,26 @@ def test_check_tells_the_checkpoints_questionnaire_from_the_projects(team):
     }
     result = run("data", "check", "--checkpoint", "nobody", code=3)
     assert "--checkpoint: found nobody; expected a config name or artefact folder" in result.stderr
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    "table",
+    [
+        "ham10000/metadata.csv",
+        "isic2019/ISIC_2019_Training_Metadata.csv",
+        "fitzpatrick17k/fitzpatrick17k.csv",
+        "dermx/metadata.csv",
+        "dermx/annotations.csv",
+    ],
+)
+def test_the_proposal_for_a_real_table_fits_it(real_data, table):
+    path = real_data / table
+    found = propose([path], folder=path.parent)
+    result = apply_mapping(parse_config(found.mapping, Mapping, where="proposed"), path.parent)
+    assert result.unused == ()
+    asked = " ".join(found.edits)
+    assert all(f".{target}" in asked for target in set(result.not_understood["target"]))
 
 
 @pytest.mark.real_data

@@ -159,8 +159,10 @@ def codes(target: str, words: Iterable[str]) -> dict[str, str]:
     return {word: CODES[target][clean(word)] for word in words if clean(word) in CODES[target]}
 
 
-def guess(words: Sequence[str], *, n_rows: int) -> Guess:
+def guess(words: Sequence[str], *, n_rows: int, has_empty: bool = True) -> Guess:
     """What a column with these different words in `n_rows` filled cells holds; unknown words left out."""
+    if len(words) == 1 and not has_empty:
+        return Guess("constant", tuple(words))
     if words and all(is_box(w) or clean(w) in (*YES, *NO, "ja", "nein", "oui", "non") for w in words):
         return Guess("yes_no", tuple(words))
     if len(words) < 2:
@@ -186,7 +188,9 @@ def guess(words: Sequence[str], *, n_rows: int) -> Guess:
 
 
 def factor(unit: str, base: str) -> float | None:
-    """How many `base` one `unit` is, for lengths and times; None where either is not known."""
+    """How many `base` one `unit` is, for lengths and times; None where that is not known."""
+    if unit == base:
+        return 1.0
     for scale in UNITS:
         if unit in scale and base in scale:
             return round(scale[unit] / scale[base], 6)
@@ -231,6 +235,8 @@ def _number(words: Sequence[str]) -> Guess | None:
         return None
     values = [float(m[1]) for m in found]
     units = tuple(dict.fromkeys(m[2] for m in found if m[2]))
+    if len(units) > 8 or not all(re.fullmatch(r"[^\W\d_]+\.?|%", unit) for unit in units):
+        return None  # hashes and dates begin with digits too
     is_code = not units and len(set(values)) <= 7 and all(v == int(v) and abs(v) < 10 for v in values)
     if is_code and len(found) == len(words):
         return Guess("single", tuple(words))

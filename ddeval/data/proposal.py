@@ -6,6 +6,8 @@ column is used, or ignored with a reason; the mapping it proposes coerces nothin
 """
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +85,9 @@ def propose(
     _columns(p, rows, roles)
     _label(p, rows, roles, classes, conditions)
     ignored |= dict.fromkeys(roles.get("label", [])[1:], "another column named for a diagnosis")
+    for name in roles.get("other image", []):
+        ignored[name] = "another column that names files"
+        p.edits.append(f"image: {name!r} names files too; {roles['image'][0]!r} was taken")
     taken = {name for names in roles.values() for name in names} | joins
     _answers(p, rows, [name for name in left if name not in taken], ignored)
     for name in joins - {n for names in roles.values() for n in names}:
@@ -214,9 +219,15 @@ def _roles(rows: pd.DataFrame, names: Iterable[str]) -> dict[str, list[str]]:
             if target is not None:
                 roles.setdefault(target, []).append(name)
     if numbered:
-        roles["image"] = numbered
+        series = Counter(re.sub(r"\d+", "#", guesses.snake(name)) for name in numbered)
+        named = [re.sub(r"\d+", "#", guesses.snake(name)) for name in numbered]
+        best = max(
+            range(len(numbered)), key=lambda i: (series[named[i]], guesses.role(numbered[i]) == "image", -i)
+        )
+        roles["image"] = [name for name, kind in zip(numbered, named, strict=True) if kind == named[best]]
+        roles["other image"] = [name for name in numbered if name not in roles["image"]]
     for target, found in roles.items():
-        if target != "image":
+        if target in guesses.NAMES and target != "image":
             found.sort(key=lambda name: guesses.rank(target, name) if guesses.role(name) == target else 99)
             if target != "label":  # a second diagnosis is no answer of the patient: `_label` ignores it
                 del found[1:]
@@ -259,7 +270,10 @@ def _images(
                 f"image_id: no column names an image file; where {ids[0]!r} is the file's name, replace the"
                 f" line by  image: {{columns: [{ids[0]}], pattern: 'photos/{{}}.jpg', id: {ids[0]}}}"
             )
-    else:
+    if ids and rows[ids[0]].duplicated().any():
+        n, n_rows = rows[ids[0]].nunique(), len(rows)
+        p.edits.append(f"image_id: {ids[0]!r} has {n} values in {n_rows} rows; a manifest has each once")
+    if "image" not in roles and not ids:
         unique = [n for n in names if rows[n].notna().all() and rows[n].is_unique]
         chosen = unique[0] if unique else names[0]
         p.mapping["image_id"] = chosen
@@ -357,7 +371,9 @@ def _label(
 ) -> None:
     """The diagnosis, its form, and the class of each."""
     if "label" not in roles:
-        p.edits.append("label: no column looks like a diagnosis; add  label: {column: …}")
+        near = [str(n) for n in rows.columns if "diagnos" in guesses.snake(str(n))]
+        like = f", such as {near[0]!r}" if near else ""
+        p.edits.append(f"label: no column is called a diagnosis; add  label: {{column: …}}{like}")
         return
     name = roles["label"][0]
     words = _words(rows[name])
@@ -441,7 +457,8 @@ def _answers(p: Proposal, rows: pd.DataFrame, names: Sequence[str], ignored: dic
 
 def _is_box(cells: pd.Series) -> bool:
     words = _words(cells)
-    words = [w for w in words if w not in guesses.unknown_words(words)]
+    unknown = guesses.unknown_words(words)
+    words = [w for w in words if w not in unknown]
     return bool(words) and all(guesses.is_box(word) for word in words)
 
 
@@ -463,7 +480,8 @@ def _question(p: Proposal, rows: pd.DataFrame, name: str, where: str) -> tuple[d
     """The question of one column, or why there is none."""
     words = _words(rows[name])
     unknown = guesses.unknown_words(words)
-    guess = guesses.guess([w for w in words if w not in unknown], n_rows=int(rows[name].notna().sum()))
+    n_rows, has_empty = int(rows[name].notna().sum()), bool(rows[name].isna().any())
+    guess = guesses.guess([w for w in words if w not in unknown], n_rows=n_rows, has_empty=has_empty)
     spec: dict[str, Any] = {"kind": guess.kind, "column": name} | ({"unknown": unknown} if unknown else {})
     if guess.kind in ("constant", "free text", "date"):
         reasons = {"constant": "the same in every row", "free text": "free text or ids", "date": "dates"}
