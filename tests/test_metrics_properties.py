@@ -1,10 +1,14 @@
 """What holds for every scalar metric: a new one joins the dictionary and is held to all of it."""
 
+import subprocess
+import sys
 from functools import partial
+from inspect import isfunction
 
 import numpy as np
 import pytest
 
+from ddeval import metrics
 from ddeval.metrics import bootstrap, calibration, discrimination, selective, smoothing
 from ddeval.metrics.arrays import softmax
 
@@ -172,3 +176,21 @@ def test_what_is_not_labels_and_probabilities_is_refused(metric, change, message
     labels, probs, weights = change(*random_case(0), np.ones(60))
     with pytest.raises(ValueError, match=message):
         metric(labels, probs, weights=weights)
+
+
+def test_the_public_names_are_those_of_the_design():
+    """And none of them is hidden by a module of the same name."""
+    names = (
+        "top_k_accuracy balanced_accuracy macro_f1 mcc auroc_macro average_precision_macro nll brier_score"
+    )
+    names += " ece classwise_ece smooth_ece aurc augrc bootstrap compare"
+    assert set(names.split()) == set(metrics.__all__)
+    assert all(isfunction(getattr(metrics, name)) for name in metrics.__all__)
+
+
+def test_importing_the_metrics_loads_no_model_library():
+    """netcal loads torch; it is imported inside the one function that uses it."""
+    code = "import sys, ddeval.metrics, ddeval.metrics.summary; print([m for m in %r if m in sys.modules])"
+    heavy = ["torch", "transformers", "netcal", "matplotlib", "sklearn", "cleanlab"]
+    done = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

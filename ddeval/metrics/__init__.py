@@ -9,6 +9,7 @@ from ddeval.metrics.discrimination import (
     mcc,
     top_k_accuracy,
 )
+from ddeval.metrics.paired import compare
 from ddeval.metrics.resampling import bootstrap
 from ddeval.metrics.selective import augrc, aurc
 from ddeval.metrics.smoothing import smooth_ece
@@ -22,6 +23,7 @@ __all__ = [
     "bootstrap",
     "brier_score",
     "classwise_ece",
+    "compare",
     "ece",
     "macro_f1",
     "mcc",
