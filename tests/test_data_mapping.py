@@ -93,11 +93,11 @@ def test_one_box_a_column(tmp_path):
     """Empty boxes are unanswered; boxes that say no are an answer: none of these."""
     cells, refused = answers(
         tmp_path,
-        "id,x,y\n1,YES,\n2,1,x\n3,,\n4,0,0\n5,no,\n6,maybe,1\n",
+        "id,x,y\n1,YES,\n2,1,x\n3,,\n4,0,0\n5,no,\n6,maybe,1\n7,maybe,0\n",
         "{kind: multiple, one_hot: {x: ex, y: why}, none: neither}",
     )
-    assert cells == ["ex", "ex;why", None, "neither", "neither", "why"]
-    assert refused == {"maybe": 1}
+    assert cells == ["ex", "ex;why", None, "neither", "neither", "why", None]
+    assert refused == {"maybe": 2}
 
 
 def test_numbers_with_units_decimal_commas_and_a_column_of_units(tmp_path):

@@ -107,11 +107,11 @@ def _boxes(rows: pd.DataFrame, spec: AnswerSpec, unknown: Words) -> tuple[pd.Ser
     ticked, unticked = (words.isin({clean(w) for w in said}) for said in (spec.ticked, spec.unticked))
     strange = boxes.to_numpy()[~(empty | ticked | unticked).to_numpy()]
     answers = list(spec.one_hot.values())
+    says_none = (unticked.any(axis=1) & (unticked | empty).all(axis=1)).to_numpy()
     texts = []
-    for is_ticked, is_empty in zip(ticked.to_numpy(), empty.to_numpy(), strict=True):
+    for is_ticked, is_none in zip(ticked.to_numpy(), says_none, strict=True):
         said = dict.fromkeys(answer for answer, on in zip(answers, is_ticked, strict=True) if on)
-        nothing = None if is_empty.all() or not spec.none else spec.none
-        texts.append(SEPARATOR.join(said) if said else nothing)
+        texts.append(SEPARATOR.join(said) or (spec.none if is_none and spec.none else None))
     counts = pd.Series(strange, dtype=object).value_counts()
     return pd.Series(texts, index=rows.index, dtype=object), {str(k): int(v) for k, v in counts.items()}
 
