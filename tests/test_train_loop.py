@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -254,6 +255,22 @@ def test_unreadable_images_weigh_nothing_and_are_counted(tmp_path):
     }
     assert results[0].left_out == results[1].left_out == {"unreadable": 2}
     assert equal(weights(tmp_path / "0"), weights(tmp_path / "1"))
+
+
+@pytest.mark.parametrize("limit", [3_000, 20_000])
+def test_a_full_disk_leaves_nothing_that_could_be_taken_for_a_checkpoint(data, tmp_path, limit):
+    """The system refuses to let any file grow past the limit, in the middle of weights or of the state."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as full:
+            train(make_config(data, epochs=2), data / "manifest.csv", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert full.value.filename == str(tmp_path / "best_model.pt")
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["run.json"]
+    result = train(make_config(data, epochs=2), data / "manifest.csv", tmp_path)
+    assert len(result.curve) == 2
 
 
 def edited(data: Path, tmp_path: Path, edit) -> Path:

@@ -11,10 +11,9 @@ config.json is written last and holds the hash of the weights, so a folder that 
 half-written is never taken for a checkpoint. docs/deploy.md describes the format for other readers.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from transformers.initialization import no_init_weights
@@ -22,10 +21,16 @@ from transformers.initialization import no_init_weights
 from ddeval.data.images import Preprocessing
 from ddeval.data.questionnaire import FeatureSchema, read_schema
 from ddeval.errors import InputError
-from ddeval.io import file_sha256, read_json, value_sha256, write_atomic, write_json, write_text
+from ddeval.io import file_sha256, read_json, value_sha256, write_json, write_text
 from ddeval.models.fusion import Fusion
 from ddeval.models.record import Checkpoint, check_other_class, check_same_classes, read_class_names
-from ddeval.models.weights import check_finite, read_weights, refuse_key_differences, state_dict_of
+from ddeval.models.weights import (
+    check_finite,
+    read_weights,
+    refuse_key_differences,
+    state_dict_of,
+    write_weights,
+)
 
 FORMAT = "ddeval/1"
 WEIGHTS, CONFIG, LABELS = "best_model.pt", "config.json", "labels.txt"
@@ -63,7 +68,7 @@ def write_artefact(
     check_other_class(other_class, tuple(class_names), where=str(folder))
     check_finite(state, where=str(folder / WEIGHTS))
     stored = {k: v.detach().cpu().float() if v.is_floating_point() else v.cpu() for k, v in state.items()}
-    digest = _write_weights(folder / WEIGHTS, stored)
+    digest = write_weights(folder / WEIGHTS, stored)
     write_text(folder / LABELS, "".join(f"{name}\n" for name in class_names))
     if schema is not None:
         write_json(folder / SCHEMA, schema.to_dict())
@@ -198,29 +203,3 @@ def _read_schema(folder: Path, width: int) -> FeatureSchema | None:
             todo="Put back the schema this model was trained with.",
         )
     return schema
-
-
-class _Hashing:
-    """A file that remembers the hash of what went through it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.sha256 = file, hashlib.sha256()
-
-    def write(self, content: Any) -> int:
-        self.sha256.update(content)
-        return self.file.write(content)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> str:
-    digests: list[str] = []
-
-    def write(file: IO[bytes]) -> None:
-        hashing: Any = _Hashing(file)  # torch asks of a file only what this one has
-        torch.save(dict(state), hashing)
-        digests.append(hashing.sha256.hexdigest())
-
-    write_atomic(path, write)
-    return digests[0]

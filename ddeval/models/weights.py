@@ -1,17 +1,18 @@
-"""Weights: reading files of numbers without running anything in them.
+"""Weights: files of numbers, read without running anything in them, written whole or not at all.
 
 Only safetensors and `torch.load(weights_only=True)` are used, and a refusal is final: nothing is tried
 again in a less careful way. What the weights belong to is decided elsewhere (`ddeval.models.checkpoint`).
 """
 
 import contextlib
+import hashlib
 import logging
 import pickle
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from ddeval.errors import InputError
-from ddeval.io import read_json
+from ddeval.io import read_json, write_atomic
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "ema_state_dict", "weights", "net")
 """Names under which training scripts keep the weights inside one file, in the order of preference."""
@@ -65,6 +66,41 @@ def read_weights(path: Path) -> Any:
             expected="a complete .pt or .safetensors file",
             todo="Copy or export it again.",
         ) from None
+
+
+def write_weights(path: Path, content: Any) -> str:
+    """Write tensors (and plain values around them) whole or not at all; the sha256 of the file."""
+    digests: list[str] = []
+
+    def write(file: IO[bytes]) -> None:
+        hashing: Any = _Hashing(file)  # torch asks of a file only what this one has
+        try:
+            torch.save(content, hashing)
+        except RuntimeError as error:  # torch hides a full disk behind one of its own
+            raise hashing.failure or error from None
+        digests.append(hashing.sha256.hexdigest())
+
+    write_atomic(path, write)
+    return digests[0]
+
+
+class _Hashing:
+    """A file that remembers the hash of what went through it, and why it would not go through."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+        self.failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        self.sha256.update(content)
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def state_dict_of(content: Any, *, where: str, wrapper: str | None = None) -> tuple[StateDict, list[str]]:

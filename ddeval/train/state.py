@@ -18,8 +18,8 @@ from torch import nn
 
 from ddeval import __version__
 from ddeval.errors import InputError
-from ddeval.io import read_json, sweep, value_sha256, write_atomic, write_json, write_text
-from ddeval.models.weights import read_weights
+from ddeval.io import read_json, sweep, value_sha256, write_json, write_text
+from ddeval.models.weights import read_weights, write_weights
 from ddeval.train.optimiser import WeightAverage
 
 FOLDER, LAST, RUN, RESULT, CURVE = "training", "last.pt", "run.json", "result.json", "curve.jsonl"
@@ -99,7 +99,7 @@ def save(
         "curve": run.curve,
         "best": run.best,
     }
-    write_atomic(run.last, lambda file: torch.save(held, file))
+    write_weights(run.last, held)
     _write_curve(run)
 
 
