@@ -109,6 +109,28 @@ def test_a_value_and_its_interval_are_those_of_bootstrap(name):
     assert [row[field] for field in alone._fields] == pytest.approx(list(alone), rel=1e-6)
 
 
+def test_the_closed_set_is_drawn_with_the_groups_of_all_images(with_other):
+    """All readings of a run see the same draws, so the number of target images moves from draw to draw."""
+    labels, logits, groups, _ = run_case()
+
+    def closed_macro_f1(labels, probs):
+        return macro_f1(*closed_set(labels, probs, 3)[1:])
+
+    rng = np.random.default_rng(5)
+    alone = bootstrap(closed_macro_f1, labels, softmax(logits), groups=groups, rng=rng, n_resamples=40)
+    row = number(with_other, "macro_f1")
+    assert [row[field] for field in ("value", "ci_low", "ci_high")] == pytest.approx(alone[:3])
+
+
+def test_a_case_weighs_what_its_group_does(with_other):
+    labels, logits, groups, _ = run_case()
+    mean_probs = softmax((logits[::2] + logits[1::2]) / 2)
+    rng = np.random.default_rng(5)
+    alone = bootstrap(macro_f1, labels[::2], mean_probs, groups=groups[::2], rng=rng, n_resamples=40)
+    row = number(with_other, "open_macro_f1", subset="cases")
+    assert [row[field] for field in alone._fields] == pytest.approx(list(alone))
+
+
 def test_the_closed_set_is_over_target_images_with_probabilities_over_the_targets(with_other):
     """Renormalised by hand: drop the rows labelled other and its column, divide by what is left."""
     labels, logits, _, _ = run_case()
