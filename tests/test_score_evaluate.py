@@ -27,7 +27,7 @@ from ddeval.score.verify import verify
 from tests.score_fixture import SMALL, make_artefact, make_manifest
 
 CLASSES = ("acne", "eczema", "tinea")
-FEW = {"n_resamples": 50}
+FEW = {"n_resamples": 50, "calibrators": "none"}
 
 
 def write_manifest(path, n=60, **columns):
@@ -95,7 +95,7 @@ def test_the_json_has_the_keys_that_scripts_read(tmp_path):
 
 def test_numbers_are_written_as_tables_beside_the_predictions(tmp_path):
     run = file_run(tmp_path)
-    result = evaluate(run, **FEW)
+    result = evaluate(run, n_resamples=50, calibrators="quick")
     frame, made_from = io.read_parquet(run / "labels-v0" / "metrics.parquet")
     tables.check(frame, tables.METRICS, where="metrics")
     assert made_from["predictions"] == read_predictions(run / "predictions.parquet").fingerprint
