@@ -77,6 +77,58 @@ def near_duplicates(features: npt.ArrayLike, *, threshold: float) -> pd.DataFram
     )
 
 
+def duplicate_table(pairs: Sequence[pd.DataFrame], manifest: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of images with what the manifest says of both: leaks first, then contradictions, then the surest.
+
+    Columns `image_id_a, image_id_b, similarity, kind`, `label_a/_b`, `split_a/_b`, `group_a/_b` where the
+    manifest has them, and `is_leak` (two splits), `is_across_groups` (two patients, lesions or cases),
+    `is_contradictory` (two labels). A pair found in several ways is listed once, by the surest kind; two
+    photographs of one case are no finding unless they are the same file or picture.
+
+    Parameters
+    ----------
+    pairs : frames with `image_id_a, image_id_b, similarity, kind`
+    manifest : DataFrame
+        MANIFEST with `group`.
+    """
+    columns = ["image_id_a", "image_id_b", "similarity", "kind"]
+    held = [frame for frame in pairs if len(frame)]
+    frame = pd.concat(held, ignore_index=True) if held else pd.DataFrame(columns=columns)
+    swapped = frame["image_id_a"].astype(str) > frame["image_id_b"].astype(str)
+    frame.loc[swapped, ["image_id_a", "image_id_b"]] = frame.loc[
+        swapped, ["image_id_b", "image_id_a"]
+    ].to_numpy()
+    order = frame["kind"].map({kind: place for place, kind in enumerate(KINDS)})
+    frame = frame.iloc[np.argsort(order.to_numpy(), kind="stable")].drop_duplicates(columns[:2])
+    known = manifest.set_index("image_id")
+    for column in ("label", "split", "group", "case_id"):
+        for side in "ab":
+            values = known[column] if column in known else pd.Series(None, index=known.index, dtype=object)
+            frame[f"{column}_{side}"] = values.reindex(frame[f"image_id_{side}"]).to_numpy(dtype=object)
+    same_case = _equal(frame, "case_id") & (frame["kind"] == "embedding")
+    frame = frame[~same_case].drop(columns=["case_id_a", "case_id_b"])
+    frame["is_leak"] = _differ(frame, "split")
+    frame["is_across_groups"] = _differ(frame, "group")
+    frame["is_contradictory"] = _differ(frame, "label")
+    frame["similarity"] = frame["similarity"].astype(np.float64)
+    return frame.sort_values(
+        ["is_leak", "is_contradictory", "similarity", "image_id_a", "image_id_b"],
+        ascending=[False, False, False, True, True],
+        ignore_index=True,
+    )
+
+
+def _differ(pairs: pd.DataFrame, column: str) -> npt.NDArray[np.bool_]:
+    """Both are known and not the same."""
+    a, b = pairs[f"{column}_a"], pairs[f"{column}_b"]
+    return (a.notna() & b.notna() & (a != b)).to_numpy(dtype=bool)
+
+
+def _equal(pairs: pd.DataFrame, column: str) -> npt.NDArray[np.bool_]:
+    a, b = pairs[f"{column}_a"], pairs[f"{column}_b"]
+    return (a.notna() & b.notna() & (a == b)).to_numpy(dtype=bool)
+
+
 def _cosine(
     features: npt.NDArray[np.floating], first: npt.NDArray[np.intp], second: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.float64]:

@@ -40,7 +40,7 @@ class Queue(NamedTuple):
     """What readers get, and the frame it was drawn from."""
 
     items: pd.DataFrame
-    """QUEUE in the order of reading, with `given_label`, `label_basis`, `reason` and `proposers` where known."""
+    """QUEUE in the order of reading; `given_label, label_basis, reason, proposers` where known."""
     frame: pd.DataFrame
     """Every case of the split: `case_id, stratum, inclusion_probability, n_images`; an estimate needs it."""
 
