@@ -4,6 +4,8 @@ Pairs come from hashes (made in `ddeval.data.hashes`) and from embeddings (exact
 across splits or patients is a leak, a pair with two labels has one wrong. Nothing is removed here.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -78,7 +80,7 @@ def near_duplicates(features: npt.ArrayLike, *, threshold: float) -> pd.DataFram
 
 
 def duplicate_table(pairs: Sequence[pd.DataFrame], manifest: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of images with what the manifest says of both: leaks first, then contradictions, then the surest.
+    """Pairs of images with what the manifest says of both: leaks first, then contradictions, then surest.
 
     Columns `image_id_a, image_id_b, similarity, kind`, `label_a/_b`, `split_a/_b`, `group_a/_b` where the
     manifest has them, and `is_leak` (two splits), `is_across_groups` (two patients, lesions or cases),
