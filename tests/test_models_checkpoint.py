@@ -399,7 +399,44 @@ def test_a_config_finds_its_artefact_where_the_variable_points(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     for root in ("elsewhere", "elsewhere/gen2a"):
         monkeypatch.setenv("DDEVAL_ARTEFACTS", root)
-        assert load_checkpoint("mine").name == "small"
+        assert load_checkpoint("mine").name == "mine"
+
+
+def test_a_project_names_the_folders_its_artefacts_lie_in(tmp_path, monkeypatch):
+    """A config's artefact, or a bare name, is looked up there; the variable comes before."""
+    (tmp_path / "ddeval.yaml").write_text("artefacts: [models]\n")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.yaml").write_text("name: mine\nartefact: s3://bucket/models/gen2a\n")
+    make_artefact(tmp_path / "models" / "gen2a")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    monkeypatch.delenv("DDEVAL_ARTEFACTS", raising=False)
+    assert load_checkpoint("gen2a").name == "gen2a"
+    monkeypatch.chdir(tmp_path)
+    assert load_checkpoint("mine").name == "mine"
+    monkeypatch.setenv("DDEVAL_ARTEFACTS", str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"nothing at .*none/gen2a; expected an artefact folder"):
+        load_checkpoint("mine")
+
+
+def test_a_bare_name_is_a_config_before_it_is_a_folder(tmp_path, monkeypatch):
+    """`ddeval data demo` makes a folder called demo; `ddeval score demo` still means the system."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "twice.yaml").write_text(f"name: twice\nartefact: {tmp_path / 'a'}\n")
+    make_artefact(tmp_path / "a")
+    make_artefact(tmp_path / "twice", seed=1)
+    monkeypatch.chdir(tmp_path)
+    assert load_checkpoint("twice").folder == tmp_path / "a"
+    assert load_checkpoint("./twice").folder == Path("twice")
+
+
+def test_an_other_class_may_be_stated_where_the_artefact_does_not_but_not_against_it(tmp_path):
+    make_artefact(tmp_path)
+    with pytest.raises(InputError, match="other_class 'other'; expected 'eczema', as stated"):
+        load_checkpoint(tmp_path, other_class="eczema")
+    edit_config(tmp_path, other_class=None)
+    assert load_checkpoint(tmp_path).other_class is None
+    assert load_checkpoint(tmp_path, other_class="eczema").other_class == "eczema"
 
 
 def test_an_artefact_that_cannot_be_reached_names_the_uri_and_the_way_out(tmp_path, monkeypatch):

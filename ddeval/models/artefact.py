@@ -93,8 +93,8 @@ def is_own_artefact(config: Any) -> bool:
     return isinstance(config, dict) and str(config.get("format", "")).startswith("ddeval/")
 
 
-def read_artefact(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder that `write_artefact` wrote.
+def read_artefact(folder: Path, *, name: str | None = None) -> Checkpoint:
+    """The checkpoint in a folder that `write_artefact` wrote; called `name`, or as its config says.
 
     Raises an InputError where a file is missing, damaged, or does not belong to the others: weights of
     another architecture or write, class names in another order, a questionnaire of another width.
@@ -123,7 +123,7 @@ def read_artefact(folder: Path) -> Checkpoint:
     module = _built(model, len(names), where)
     fill(module, state, where=str(folder))
     return Checkpoint(
-        name=str(config["name"]),
+        name=name or str(config["name"]),
         kind="artefact",
         module=module.eval(),
         class_names=names,

@@ -5,7 +5,9 @@ id, and finds out which it is by what lies there. A predictions file needs no ne
 handled here (`ddeval.score.predictions`).
 """
 
+import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from ddeval.io import read_json
 from ddeval.models.adapter import find_adapter, read_foreign
 from ddeval.models.artefact import CONFIG, is_own_artefact, read_artefact, write_artefact
 from ddeval.models.hugging_face import TEMPLATES, is_dual_encoder, read_classifier, read_dual_encoder
-from ddeval.models.record import Checkpoint, read_class_names
+from ddeval.models.record import Checkpoint, check_other_class, read_class_names
 from ddeval.models.weights import hub_folder
 from ddeval.project import find_project
 
@@ -40,7 +42,7 @@ def load_checkpoint(
     class_names : sequence or mapping, optional
         Classes of a dual encoder that no config describes; a mapping gives the words for each.
     other_class : str, optional
-        For a Hugging Face model: which class means none of the others. An artefact states its own.
+        Which class means none of the others, where the checkpoint does not say so itself.
 
     Raises
     ------
@@ -48,25 +50,42 @@ def load_checkpoint(
         Where nothing is found, or what is found is incomplete, damaged, unsafe or contradicts itself.
     """
     folder, config = locate(spec)
-    name = config.name if config else str(spec).rstrip("/").rsplit("/", 1)[-1]
+    name = config.name if config else Path(spec).resolve().name
+    checkpoint = _read(folder, config, class_names, name)
+    stated = other_class or (config.other_class if config else None)
+    check_other_class(stated, checkpoint.class_names, where=str(spec))
+    if stated is None or stated == checkpoint.other_class:
+        return checkpoint
+    if checkpoint.other_class is not None:
+        raise InputError(
+            str(folder),
+            f"other_class {checkpoint.other_class!r}",
+            expected=f"{stated!r}, as stated for it",
+            todo="Leave the flag or the line of the config out; the artefact says it itself.",
+        )
+    return dataclasses.replace(checkpoint, other_class=stated)
+
+
+def _read(
+    folder: Path, config: Config | None, class_names: Sequence[str] | Mapping[str, str] | None, name: str
+) -> Checkpoint:
+    """The checkpoint in `folder`, by what lies there: ours, described by an adapter, or Hugging Face's."""
     described = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     if is_own_artefact(described):
-        return read_artefact(folder)
+        return read_artefact(folder, name=name)
     adapter = find_adapter(folder, project_folder())
     if adapter is not None:
         return read_foreign(folder, adapter, name=name)
-    if config and config.other_class:
-        other_class = config.other_class
     if described is None:
         raise _no_config(folder)
     if not isinstance(described, dict) or "model_type" not in described:
         raise UnknownArtefactError(folder)
     if not is_dual_encoder(described):
-        return read_classifier(folder, name=name, other_class=other_class)
+        return read_classifier(folder, name=name)
     zero_shot = config.zero_shot if config else None
     classes = _classes(zero_shot.classes if zero_shot else class_names, folder)
     templates = zero_shot.templates if zero_shot else TEMPLATES
-    return read_dual_encoder(folder, name=name, classes=classes, templates=templates, other_class=other_class)
+    return read_dual_encoder(folder, name=name, classes=classes, templates=templates)
 
 
 class UnknownArtefactError(InputError):
@@ -118,27 +137,49 @@ def project_folder() -> Path | None:
 def locate(spec: str | Path) -> tuple[Path, Config | None]:
     """Folder of the checkpoint `spec` names, and the config that names it, if one does.
 
-    A hub id is downloaded on first use; nothing else asks a network.
+    A bare name is a config before it is a folder (`./name` is the folder). A hub id is downloaded on
+    first use; nothing else asks a network.
     """
     text = str(spec)
-    if Path(text).is_dir():
-        return Path(text), None
-    if Path(text).is_file() and not text.endswith((".yaml", ".yml")):
-        raise _is_a_file(Path(text))
-    path = Path(text) if text.endswith((".yaml", ".yml")) else find_config(text)
+    is_yaml = text.endswith((".yaml", ".yml"))
+    path = Path(text) if is_yaml else find_config(text)
     if path is None:
-        if HUB_ID.fullmatch(text) and not Path(text).parent.is_dir():
-            return hub_folder(text, revision=None, where="checkpoint"), None
-        raise _unknown(text)
+        return _folder(text), None
     config: Config = read_config(path)
-    if config.checkpoint:
-        if Path(config.checkpoint).is_dir():
-            return Path(config.checkpoint), config
+    if config.checkpoint and not Path(config.checkpoint).is_dir():
         return hub_folder(config.checkpoint, revision=config.revision, where=f"{path}: checkpoint"), config
+    places = [config.checkpoint] if config.checkpoint else _places(config)
+    for place in places:
+        if Path(place).is_dir():
+            return Path(place), config
+    raise _unreachable(places, config.name, path)
+
+
+def _folder(text: str) -> Path:
+    """The folder that a path, a name in the project's artefacts, or a hub id stands for."""
+    found = [Path(text), *(Path(root) / text for root in _artefact_roots())]
+    for folder in found:
+        if folder.is_dir():
+            return folder
+    if Path(text).is_file():
+        raise _is_a_file(Path(text))
+    if HUB_ID.fullmatch(text) and not Path(text).parent.is_dir():
+        return hub_folder(text, revision=None, where="checkpoint")
+    raise _unknown(text)
+
+
+def _places(config: Config) -> list[str]:
+    """Where its artefact may lie: $DDEVAL_ARTEFACTS alone, else the project's roots, then its own line."""
     location = artefact_location(config)
-    if not Path(location).is_dir():
-        raise _unreachable(location, config.name, path)
-    return Path(location), config
+    if os.environ.get("DDEVAL_ARTEFACTS"):
+        return [location]
+    name = location.rstrip("/").rsplit("/", 1)[-1]
+    return [*(f"{root.rstrip('/')}/{name}" for root in _artefact_roots()), location]
+
+
+def _artefact_roots() -> list[str]:
+    project = find_project()
+    return [project.location(root) for root in project.settings.artefacts] if project else []
 
 
 def _classes(classes: Sequence[str] | Mapping[str, str] | None, folder: Path) -> dict[str, str]:
@@ -166,10 +207,10 @@ def _unknown(text: str) -> InputError:
     )
 
 
-def _unreachable(location: str, name: str, path: Path) -> InputError:
+def _unreachable(places: Sequence[str], name: str, path: Path) -> InputError:
     return InputError(
-        f"checkpoint {name}",
-        f"nothing at {location} (`artefact:` of {path})",
+        f"checkpoint {name} ({path})",
+        f"nothing at {' or '.join(places)}",
         expected="an artefact folder",
         todo=f"Set $DDEVAL_ARTEFACTS to the folder that holds {name}/, or pass the artefact's own path; "
         "`ddeval score demo` works without network or data.",
