@@ -1,6 +1,7 @@
 """Slow, obvious versions of what ddeval computes fast: loops a reader can check against the definition."""
 
 import math
+import statistics
 
 import numpy as np
 
@@ -375,3 +376,29 @@ def net_benefit(is_malignant, score, threshold):
     n_found = sum(s >= threshold for s, m in zip(score, is_malignant, strict=True) if m)
     n_needless = sum(s >= threshold for s, m in zip(score, is_malignant, strict=True) if not m)
     return (n_found - n_needless * threshold / (1 - threshold)) / len(score)
+
+
+# Truth
+
+
+def stratified_estimate(correct, strata, index, level=0.95):
+    """Stratified mean with its interval for 0/1 verdicts, one stratum after the other, all verdicts there."""
+    names = sorted(set(strata))
+    pseudo = 1 / (len(names) + 1)
+    value = shift = variance = third = 0.0
+    for name in names:
+        n_rows = sum(s == name for s in strata)
+        verdicts = [correct[i] for i in index if strata[i] == name]
+        weight, n, hits = n_rows / len(strata), len(verdicts), sum(verdicts)
+        not_drawn = 1 - n / n_rows
+        share = (hits + pseudo) / (n + 2 * pseudo)
+        value += weight * hits / n
+        shift += weight * not_drawn * (share - hits / n)
+        variance += weight**2 * not_drawn * share * (1 - share) / (n + 2 * pseudo - 1)
+        skew = share * (1 - share) * (1 - 2 * share) / (n + 2 * pseudo) ** 2
+        third += 2 * weight**3 * not_drawn**1.5 * skew
+    ends = []
+    for tail in ((1 - level) / 2, (1 + level) / 2):
+        z = statistics.NormalDist().inv_cdf(tail)
+        ends.append(value + shift + variance**0.5 * z + third / variance * (z * z - 1) / 6)
+    return value, min(max(0, ends[0]), value), max(min(1, ends[1]), value)

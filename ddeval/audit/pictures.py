@@ -1,7 +1,7 @@
 """Pictures: is one photograph another one, cut, re-lit or compressed again?
 
 Perceptual hashes find candidates among all pairs; each candidate is then laid over the other at several
-sizes and shifts, and the correlation of their fine structure decides. Embeddings are compared in
+sizes and shifts, and the correlation of their structure decides. Embeddings are compared in
 `ddeval.audit.duplicates`.
 """
 
@@ -23,18 +23,23 @@ from ddeval.errors import ImageError
 from ddeval.io import file_sha256
 
 Grey = npt.NDArray[np.uint8]
+Field = npt.NDArray[np.float64]
 
 SIDE = 64
 """Pictures are compared at 64 x 64 grey levels."""
-MAX_DISTANCE = 10
+MAX_DISTANCE = 12
 """Bits of 64 in which the hashes of candidates may differ; a copy cut by 3 % a side differs in up to 10."""
-SAME_PICTURE = 0.75
-"""Correlation of fine structure from which on two candidates are listed: on the embedded data set every
-planted copy is above .77 and one candidate in fifty of other pictures is."""
+SAME_PICTURE = 0.93
+"""Correlation of structure from which on two candidates are one picture: on the embedded data set copies lie
+above .94 and the likest of other pictures at .92."""
 MAX_CANDIDATES = 20_000
 """The nearest hashes are compared in full; a set with more candidates is of one picture or of none."""
 _CUTS = (0, 1, 2, 3, 4)
-"""Pixels by which a picture is made smaller before it is laid over the other: 0 to 6 % of its side."""
+"""Pixels by which a picture's width and height are made smaller before it is laid over the other."""
+_HOPELESS = 0.8
+"""Correlation at two sizes below which no other is tried: copies lie above .88, 90 % of others below .72."""
+_EDGE = 3
+"""Pixels at the rim that are left out: what the cut took away is not on the other picture."""
 
 
 class Fingerprint(NamedTuple):
@@ -81,7 +86,7 @@ def same_pictures(
 ) -> pd.DataFrame:
     """Pairs of rows that show one picture: `first` < `second`, `kind` and `similarity`, surest first.
 
-    Kinds are `file` (same bytes), `pixels` (same after decoding) and `perceptual` (same fine structure).
+    Kinds are `file` (same bytes), `pixels` (same after decoding) and `perceptual` (same structure).
     Of n equal files each later one is paired with the first, so that n copies are n - 1 pairs. Pictures
     without structure (one colour) have no hash to compare and pair only as equal pixels.
     """
@@ -101,17 +106,19 @@ def same_pictures(
 
 
 def same_structure(a: Grey, b: Grey) -> float:
-    """Highest correlation of the fine structure of two grey pictures, one laid over the other; -1 to 1.
+    """Highest correlation of the structure of two grey pictures, one laid over the other; 0 to 1.
 
-    Either is made up to 6 % smaller and shifted inside the other. 0 where one of them has no structure.
+    Either is made up to 6 % smaller, in width and height apart, and shifted inside the other. 0 where one
+    of them has no structure.
     """
-    best = 0.0
-    for large, small in ((a, b), (b, a)):
-        field = _fine(large)
-        for cut in _CUTS:
-            side = SIDE - cut
-            smaller = Image.fromarray(small).resize((side, side), Image.Resampling.BOX) if cut else small
-            best = max(best, _correlation(field, _fine(np.asarray(smaller))))
+    ways = ((_structure(a), b), (_structure(b), a))
+    best = _correlation(ways[0][0], b, 0, 0)
+    for field, small in ways:
+        best = max(best, _correlation(field, small, 2, 2))
+    if best < _HOPELESS:
+        return best
+    for field, small in ways:
+        best = max(best, *(_correlation(field, small, w, h) for w in _CUTS for h in _CUTS))
     return best
 
 
@@ -136,21 +143,34 @@ def _alike(prints: list[Fingerprint], *, max_distance: int, threshold: float) ->
     return pd.DataFrame(found, columns=["first", "second", "kind", "similarity"])
 
 
-def _fine(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """The picture without what is coarser than some six pixels."""
+def _structure(grey: npt.NDArray[np.floating | np.uint8]) -> Field:
+    """The picture between one and some six pixels: neither noise of compression nor light."""
     values = grey.astype(np.float64)
-    fine: npt.NDArray[np.float64] = values - gaussian_filter(values, 3.0)
-    return fine
+    structure: Field = gaussian_filter(values, 0.8) - gaussian_filter(values, 3.0)
+    return structure
 
 
-def _correlation(field: npt.NDArray[np.float64], template: npt.NDArray[np.float64]) -> float:
-    """Largest normalised correlation of the template over all places it fits in the field."""
+def _correlation(field: Field, small: Grey, cut_width: int, cut_height: int) -> float:
+    """Largest normalised correlation over all places where the smaller picture fits in the field."""
+    size = (SIDE - cut_width, SIDE - cut_height)
+    smaller = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+    template = _structure(smaller)[_EDGE:-_EDGE, _EDGE:-_EDGE]
     template = template - template.mean()
+    flat = template.size * 1e-3  # power of what is flatter than rounding
     own = float((template**2).sum())
-    if own < template.size * 1e-3:  # flatter than rounding
+    if own < flat:
         return 0.0
-    ones = np.ones_like(template)
-    total = fftconvolve(field, ones, "valid")
-    power = fftconvolve(field**2, ones, "valid") - total**2 / template.size
+    total, power = _box_sums(field, template.shape), _box_sums(field**2, template.shape)
+    power = np.maximum(power - total**2 / template.size, flat)
     product = fftconvolve(field, template[::-1, ::-1], "valid")
-    return float((product / np.sqrt(np.maximum(power, template.size * 1e-3) * own)).max())
+    return float((product / np.sqrt(power * own)).max())
+
+
+def _box_sums(field: Field, shape: tuple[int, ...]) -> Field:
+    """Sum of the field under a box of this shape at every place it fits."""
+    total = np.pad(field, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    height, width = shape
+    sums: Field = (
+        total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
+    )
+    return sums

@@ -42,7 +42,8 @@ class Queue(NamedTuple):
     items: pd.DataFrame
     """QUEUE in the order of reading; `given_label, label_basis, reason, proposers` where known."""
     frame: pd.DataFrame
-    """Every case of the split: `case_id, stratum, inclusion_probability, n_images`; an estimate needs it."""
+    """Every case of the split, which an estimate needs: `case_id, n_images, label_quality, stratum,
+    inclusion_probability`."""
 
 
 def case_table(images: pd.DataFrame) -> pd.DataFrame:
@@ -136,7 +137,7 @@ def make_queue(
 
 def _frame(cases: pd.DataFrame, *, n_ranked: int, n_strata: int) -> pd.DataFrame:
     """Stratum of every case: the most doubtful ones, then agreement and doubt."""
-    frame = cases[["case_id", "n_images"]].copy().reset_index(drop=True)
+    frame = cases[["case_id", "n_images", "label_quality"]].copy().reset_index(drop=True)
     order = np.lexsort((cases["case_id"].to_numpy(dtype=str), cases["label_quality"].to_numpy()))
     stratum = np.empty(len(cases), dtype=object)
     stratum[order[:n_ranked]] = RANKED

@@ -18,11 +18,27 @@ CHANCE_FLOOR = 0.005
 """No row is surer than this: the sure half of a split would get no reader at all."""
 
 
-def expected_correct(labels: Labels, pred_probs: Probs) -> Floats:
-    """Chance that the model's top class is the truth, (N,), by Bayes from the model and the given label.
+def posterior(labels: Labels, pred_probs: Probs) -> Probs:
+    """Chance of each class being the truth, (N, K), by Bayes from the model and the given label.
 
     The recalibrated probabilities are the prior; the given label is a vote that is right as often as they
     say labels are on average, and otherwise falls on the other classes as they would.
+    """
+    labels, pred_probs = check_labels_and_probs(labels, pred_probs)
+    if not len(labels):
+        return pred_probs
+    prior = recalibrated(labels, pred_probs)
+    label_error = float(np.clip(1.0 - own(prior, labels).mean(), 1e-3, 0.5))
+    # a wrong vote for the given class, were the truth y: label_error * prior[given] / (1 - prior[y])
+    given = np.maximum(own(prior, labels), 1e-12)[:, None]
+    joint: Probs = prior * (label_error * given / np.maximum(1.0 - prior, 1e-12))
+    joint[np.arange(len(labels)), labels] = own(prior, labels) * (1.0 - label_error)
+    joint /= joint.sum(axis=1, keepdims=True)
+    return joint
+
+
+def expected_correct(labels: Labels, pred_probs: Probs) -> Floats:
+    """Chance that the model's top class is the truth, (N,): its place in the `posterior`.
 
     Examples
     --------
@@ -30,19 +46,8 @@ def expected_correct(labels: Labels, pred_probs: Probs) -> Floats:
     >>> expected_correct(np.array([0, 0]), probs).round(2).tolist()  # the label agrees: surer than 0.9
     [0.96, 0.82]
     """
-    labels, pred_probs = check_labels_and_probs(labels, pred_probs)
-    prior = recalibrated(labels, pred_probs)
-    top = top_class(labels, pred_probs)
-    if not len(labels):
-        return np.empty(0)
-    label_error = float(np.clip(1.0 - own(prior, labels).mean(), 1e-3, 0.5))
-    # a wrong vote for the given class, if the truth were y: label_error * prior[given] / (1 - prior[y])
-    given = np.maximum(own(prior, labels), 1e-12)[:, None]
-    likelihood = label_error * given / np.maximum(1.0 - prior, 1e-12)
-    likelihood[np.arange(len(labels)), labels] = 1.0 - label_error
-    posterior = prior * likelihood
-    posterior /= posterior.sum(axis=1, keepdims=True)
-    return np.clip(own(posterior, top), 0.0, 1.0)
+    labels = np.asarray(labels)
+    return own(posterior(labels, pred_probs), top_class(labels, np.asarray(pred_probs, dtype=np.float64)))
 
 
 def spread(expected: Floats) -> Floats:
