@@ -174,6 +174,12 @@ def test_the_three_outcomes_of_a_target_add_up_to_one(with_other):
     assert shares.to_dict() == pytest.approx({"target": 1.0, "other": 1.0})
 
 
+def test_the_interval_of_an_outcome_holds_its_share(with_other):
+    outcomes = with_other.curves["three_outcomes"]
+    assert (outcomes["ci_low"] < outcomes["share"]).all()
+    assert (outcomes["share"] < outcomes["ci_high"]).all()
+
+
 def test_a_row_that_puts_everything_on_other_is_wrong_in_the_closed_set():
     """It says nothing about the targets: equal shares, a tie, and a tie counts against the model."""
     rows, labels, probs = closed_set(np.array([1, 2]), np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]), 2)
@@ -250,6 +256,7 @@ def test_calibration_errors_carry_a_band_and_no_interval(with_other):
         low, high, p = (
             number(with_other, name + s)["value"] for s in ("_floor_low", "_floor_high", "_p_value")
         )
+        assert row["n_groups"] == number(with_other, "top_1_accuracy")["n_groups"]
         assert 0 <= low < high <= 1
         assert 0 < p <= 1
 

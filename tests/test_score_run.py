@@ -306,6 +306,20 @@ def test_shards_of_several_jobs_merge_to_the_same_bytes(home, checkpoint, whole,
     assert not list((out / "parts").glob("part-*"))
 
 
+def test_parts_in_another_order_are_never_merged(home, checkpoint, tmp_path, monkeypatch):
+    """The last check before a run is called complete: every image once, in the order of the plan."""
+    real = shards.finished
+
+    def swapped(run, plan):
+        parts, notes = real(run, plan)
+        return {**parts, 0: parts[1], 1: parts[0]} if len(parts) == plan.n_shards else parts, notes
+
+    monkeypatch.setattr(shards, "finished", swapped)
+    with pytest.raises(RuntimeError, match="do not hold each image of the plan once, in order"):
+        score(checkpoint, home / "manifest.csv", settings=SMALL, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "predictions.parquet").exists()
+
+
 def test_more_jobs_than_shards_do_no_harm(home, checkpoint, whole, tmp_path):
     for i in range(5):
         score(checkpoint, home / "manifest.csv", settings=SMALL, out=tmp_path / "run", shard=(i, 5))

@@ -309,6 +309,16 @@ def test_data_that_cannot_be_learnt_from_is_refused(data, tmp_path, edit, change
         train(config, edited(data, tmp_path, edit), tmp_path / "out", image_roots=[data])
 
 
+@pytest.mark.parametrize("column", ["patient_id", "lesion_id", "case_id"])
+def test_a_patient_lesion_or_case_on_two_sides_is_refused_again_here(data, column):
+    """A frame made in memory never went through the reader that refuses it first."""
+    frame = read_manifest(data / "manifest.csv")
+    is_first = frame["split"].isin(["train", "test"]) & ~frame["split"].duplicated()
+    frame[column] = frame["image_id"].where(~is_first, "shared")
+    with pytest.raises(InputError, match=r"'shared' in test, train \(1 such\); expected each patient"):
+        build_dataset(frame, make_config(data).train, image_roots=[data])
+
+
 def overlay(split: str, rows: list[tuple[str, str, str, list[tuple[str, float]]]]) -> Overlay:
     frame = pd.DataFrame(
         [

@@ -65,6 +65,10 @@ def bootstrap(
     `m_draws` beside it; any other statistic that takes `weights` is called with the weights (N,) of each
     draw; one that does not is called on the rows of each draw. The draws are the same each way.
 
+    The interval is too short where few groups carry the number: on planted data a 95 % interval of a
+    class's sensitivity held the truth in 60 % of samples with 5 groups of that class, in 87 % with 10
+    and in 94 % with 20 or more. A class found in all of a few groups has an interval of no width.
+
     Parameters
     ----------
     statistic : callable

@@ -118,7 +118,6 @@ def _part(
     failed = np.array([row in failures for row in rows])
     ids = np.array([plan.image_ids[row] for row in rows], dtype=object)
     check_finite(logits[~failed], ids[~failed], where=f"checkpoint {checkpoint.name}", what="logit")
-    logits[failed], embeddings[failed] = 0, 0
     errors = [failures.get(row) for row in rows]
     return shards.Part(
         logits, embeddings, [e.code if e else None for e in errors], [e.reason if e else None for e in errors]

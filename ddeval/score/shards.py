@@ -28,7 +28,7 @@ QUARANTINE_COLUMNS = ("image_id", "image", "split", "code", "reason")
 
 
 class Part(NamedTuple):
-    """The answers for one shard, in order; rows of unreadable images hold zeros and a code."""
+    """The answers for one shard, in order; a row with a code is left out of the merge."""
 
     logits: npt.NDArray[np.float32]
     """(n, K)"""
