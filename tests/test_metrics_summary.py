@@ -169,6 +169,19 @@ def test_the_detector_is_worked_by_hand():
     assert outcomes["n_images"].tolist() == [3, 3, 3, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("is_right", "low", "high"), [(True, 0.025 ** (1 / 6), 1), (False, 0, 1 - 0.025 ** (1 / 6))]
+)
+def test_six_patients_of_six_are_no_certainty(is_right, low, high):
+    """Twelve photographs of six patients: the exact bound of 6 of 6, where every resample says the same."""
+    labels = np.zeros(12, dtype=int)
+    probs = np.tile([0.9, 0.1] if is_right else [0.1, 0.9], (12, 1))
+    groups, rng = np.arange(12) // 2, np.random.default_rng(0)
+    summary = summarise(labels, probs, groups=groups, class_names=("a", "b"), rng=rng, n_resamples=50)
+    row = number(summary, "top_1_accuracy")
+    assert (row["ci_low"], row["ci_high"], row["n_groups"]) == (pytest.approx(low), pytest.approx(high), 6)
+
+
 def test_the_three_outcomes_of_a_target_add_up_to_one(with_other):
     shares = with_other.curves["three_outcomes"].groupby("given")["share"].sum()
     assert shares.to_dict() == pytest.approx({"target": 1.0, "other": 1.0})

@@ -67,7 +67,8 @@ def bootstrap(
 
     The interval is too short where few groups carry the number: on planted data a 95 % interval of a
     class's sensitivity held the truth in 60 % of samples with 5 groups of that class, in 87 % with 10
-    and in 94 % with 20 or more. A class found in all of a few groups has an interval of no width.
+    and in 94 % with 20 or more. A share of exactly 0 or 1 has an interval of no width here; `summarise`
+    widens it (`exact_ends`).
 
     Parameters
     ----------
@@ -171,6 +172,43 @@ def percentile_interval(
     tail = (1.0 - confidence_level) / 2.0
     low, high = (_at(ranked, q * last) for q in (tail, 1.0 - tail))
     return low, high, n_undefined
+
+
+def exact_ends(
+    share: Floats,
+    low: Floats,
+    high: Floats,
+    n_groups: npt.ArrayLike,
+    *,
+    confidence_level: float = CONFIDENCE_LEVEL,
+) -> tuple[Floats, Floats]:
+    """The interval with the open end of a share that is exactly 0 or 1 moved out to its exact bound.
+
+    Every resample of six patients who were all right is right, which is no evidence that all patients are.
+    The bound is that of Clopper and Pearson with a group for a trial: 1 has a lower end of tail ** (1 / n)
+    and 0 an upper end of 1 less that. Other shares keep the interval they came with.
+
+    Parameters
+    ----------
+    share, low, high : float arrays of shape (M,)
+    n_groups : int array of shape (M,)
+        Groups the share is over.
+
+    References
+    ----------
+    Clopper and Pearson (1934), Biometrika 26.
+
+    Examples
+    --------
+    >>> low, high = exact_ends(*np.array([[1.0, 0.5], [1.0, 0.2], [1.0, 0.8]]), [6, 6])
+    >>> low.round(3).tolist(), high.tolist()  # 0.025 ** (1 / 6)
+    ([0.541, 0.2], [1.0, 0.8])
+    """
+    tail = (1.0 - confidence_level) / 2.0
+    bound = tail ** (1.0 / np.maximum(np.asarray(n_groups), 1))
+    low = np.where(share == 1.0, np.minimum(low, bound), low)
+    high = np.where(share == 0.0, np.maximum(high, 1.0 - bound), high)
+    return low, high
 
 
 def _at(ranked: Floats, position: Floats) -> Floats:

@@ -45,6 +45,7 @@ from ddeval.metrics.readings import (
 from ddeval.metrics.resampling import (
     N_RESAMPLES,
     N_THREADS,
+    exact_ends,
     group_codes,
     group_weights,
     percentile_interval,
@@ -70,6 +71,13 @@ COUNTED_OVER = {
     "npv": "not predicted",
 }
 """Rows a class's number is over, which its n_images counts (of `other` for the first five); else all."""
+
+
+SHARES = {
+    *("top_1_accuracy", "top_3_accuracy", "top_5_accuracy", "sensitivity", "specificity", "ppv", "npv"),
+    *("other_sensitivity", "other_ppv", "target_right", "target_wrong", "target_deferred"),
+}
+"""Numbers that are a share of rows: at exactly 0 or 1 their interval has an exact end."""
 
 
 class Summary(NamedTuple):
@@ -249,6 +257,8 @@ def _rows(
         if value.ndim == 1:
             k = reading.other or 0
             class_names, n_images, n_groups = (None,), n_images[k : k + 1], n_groups[k : k + 1]
+        if name.removeprefix(reading.prefix) in SHARES:
+            low, high = exact_ends(np.ravel(value), low, high, n_groups)
         columns = (np.ravel(value), low, high, n_images, n_groups, n_undefined)
         for class_name, *numbers in zip(class_names, *(c.tolist() for c in columns), strict=True):
             yield _row(reading, name, class_name, *numbers)
