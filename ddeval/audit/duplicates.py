@@ -79,6 +79,14 @@ def near_duplicates(features: npt.ArrayLike, *, threshold: float) -> pd.DataFram
     )
 
 
+def with_ids(pairs: pd.DataFrame, image_ids: npt.NDArray[np.object_]) -> pd.DataFrame:
+    """Pairs of rows (`first`, `second`) as pairs of images (`image_id_a`, `image_id_b`)."""
+    named = pairs.drop(columns=["first", "second"])
+    named.insert(0, "image_id_a", image_ids[pairs["first"].to_numpy(dtype=np.intp)])
+    named.insert(1, "image_id_b", image_ids[pairs["second"].to_numpy(dtype=np.intp)])
+    return named
+
+
 def duplicate_table(pairs: Sequence[pd.DataFrame], manifest: pd.DataFrame) -> pd.DataFrame:
     """Pairs of images with what the manifest says of both: leaks first, then contradictions, then surest.
 

@@ -132,7 +132,7 @@ def evening(
     queue = make_queue(table, n_cases=max(spent.n_queue, 1), mix=mix, rng=rng)
     frame = queue.frame
     is_ranked = (frame["stratum"] == RANKED).to_numpy()
-    wrong = 1.0 - table["label_quality"].to_numpy()
+    wrong = table["label_error"].to_numpy()
     drawn = frame["inclusion_probability"].to_numpy()
     return {
         **spent._asdict(),

@@ -5,16 +5,24 @@ steady a reader is. Test is designed for an estimate and train ranked for gain (
 nothing a reader may see; `ddeval.vet` shows cases without kind, stratum or reason.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from ddeval.audit.strata import N_STRATA, spread, strata_of
 from ddeval.metrics.truth import design
 
+Mask = npt.NDArray[np.bool_]
+
 RANKED = "ranked"
 """Stratum of the ranked cases: they are vetted for certain and stand for themselves alone."""
+LOCKED = "locked"
+"""Stratum of cases that are not read: no photograph outranks histology, so their verdict is known."""
+HISTOLOGY = "histology"
+"""The `label_basis` that locks a label."""
 REPEAT_GAP = 40
 """Cases between a case and its hidden repeat: no reader remembers the first answer."""
 
@@ -49,9 +57,9 @@ class Queue(NamedTuple):
 def case_table(images: pd.DataFrame) -> pd.DataFrame:
     """One row a case from one row an image: what `make_queue` draws from, in order of first appearance.
 
-    Takes `case_id, label_quality, expected_correct, is_agreed` and, where there, `given_label, label_basis,
-    reason, proposers`. A case is as doubtful as its most doubtful image, whose reason it carries, and its
-    chance of being right is the mean over its images.
+    Takes `case_id, label_quality, label_error, expected_correct, is_agreed` and, where there, `given_label,
+    label_basis, reason, proposers`. A case is as doubtful as its most doubtful image, whose reason it
+    carries; the chances that its label is wrong and that the model is right are means over its images.
     """
     worst_first = images.sort_values("label_quality", kind="stable").drop_duplicates("case_id")
     worst = worst_first.set_index("case_id")
@@ -59,6 +67,7 @@ def case_table(images: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "label_quality": by_case["label_quality"].min(),
+            "label_error": by_case["label_error"].mean(),
             "expected_correct": by_case["expected_correct"].mean(),
             "is_agreed": by_case["is_agreed"].all(),
             "n_images": by_case.size(),
@@ -77,13 +86,15 @@ def make_queue(
     mix: Mix,
     rng: np.random.Generator,
     n_strata: int = N_STRATA,
+    earlier: Sequence[pd.DataFrame] = (),
 ) -> Queue:
     """Choose and order the cases to be read; the same cases and generator give the same queue.
 
     The most doubtful cases come first into it, for certain (stratum `ranked`); from all others a stratified
     sample is drawn by Neyman's allocation on the model's own doubt. Both are shuffled together. Repeats
     follow at least `REPEAT_GAP` cases after the case they repeat; a queue too short for that has none, and
-    their places go to the random part. A queue as large as the split holds every case once.
+    their places go to the random part. A queue as large as the split holds every case once. A case whose
+    label is histology's is not read: it has its verdict, and a stratum of its own (`locked`).
 
     Parameters
     ----------
@@ -91,6 +102,9 @@ def make_queue(
         From `case_table`.
     n_cases : int
         Rows of the queue, repeats included.
+    earlier : sequence of DataFrames
+        Queues (`items`) handed out before: none of their cases is chosen again, and every case keeps the
+        probability it would have had, so that batches join (`ddeval.metrics.truth.joined`).
 
     Raises
     ------
@@ -103,48 +117,67 @@ def make_queue(
         raise ValueError(f"shares of a mix must sum to 1, got {tuple(mix)}")
     if n_cases < 1:
         raise ValueError(f"n_cases must be positive, got {n_cases}")
+    is_locked = np.zeros(len(cases), dtype=bool)
+    if "label_basis" in cases:
+        is_locked = (cases["label_basis"] == HISTOLOGY).to_numpy(dtype=bool)
+    is_free = (
+        ~is_locked & ~cases["case_id"].isin({c for batch in earlier for c in batch["case_id"]}).to_numpy()
+    )
     n_repeats = round(n_cases * mix.repeats)
-    n_once = min(n_cases - n_repeats, len(cases))
+    n_once = min(n_cases - n_repeats, int(is_free.sum()))
     if n_once <= REPEAT_GAP:
-        n_once, n_repeats = min(n_cases, len(cases)), 0
+        n_once, n_repeats = min(n_cases, int(is_free.sum())), 0
     n_repeats = min(n_repeats, n_once - REPEAT_GAP) if n_repeats else 0
     n_ranked = min(round(n_once * mix.ranked / max(1 - mix.repeats, 1e-9)), n_once)
 
-    frame = _frame(cases, n_ranked=n_ranked, n_strata=min(n_strata, max(n_once - n_ranked, 2)))
-    is_ranked = frame["stratum"].to_numpy() == RANKED
-    rest = np.flatnonzero(~is_ranked)
-    n_random = min(n_once - n_ranked, len(rest))
-    chosen = np.flatnonzero(is_ranked)
-    frame["inclusion_probability"] = np.where(is_ranked, 1.0, 0.0)
+    frame = _frame(
+        cases, is_free, is_locked, n_ranked=n_ranked, n_strata=max(n_once - n_ranked, 2), most=n_strata
+    )
+    stratum = frame["stratum"].to_numpy()
+    is_certain = np.isin(stratum, (RANKED, LOCKED))
+    drawn_from = np.flatnonzero(~is_certain & is_free)
+    n_random = min(n_once - int((is_free & (stratum == RANKED)).sum()), len(drawn_from))
+    chosen = np.flatnonzero(is_free & (stratum == RANKED))
+    frame["inclusion_probability"] = np.where(is_certain, 1.0, 0.0)
     if n_random:
-        strata = frame["stratum"].to_numpy()[rest]
-        doubt = spread(cases["expected_correct"].to_numpy()[rest])
+        strata = stratum[drawn_from]
+        doubt = spread(cases["expected_correct"].to_numpy()[drawn_from])
         if n_random < len(np.unique(strata)):  # too few for every stratum: one stratum of all
-            frame.loc[~is_ranked, "stratum"] = "all"
-            strata = np.full(len(rest), "all")
+            frame.loc[~is_certain, "stratum"] = "all"
+            strata = np.full(len(drawn_from), "all")
         sample = design(strata, n_random, rng=rng, spread=doubt)
-        drawn = pd.Series(sample.inclusion_probability, index=strata[sample.index])
-        probability = drawn[~drawn.index.duplicated()]
-        frame.loc[~is_ranked, "inclusion_probability"] = probability.reindex(strata).to_numpy()
-        chosen = np.concatenate([chosen, rest[sample.index]])
+        probability = pd.Series(sample.inclusion_probability, index=strata[sample.index])
+        probability = probability[~probability.index.duplicated()]
+        wanted = frame.loc[~is_certain, "stratum"]
+        frame.loc[~is_certain, "inclusion_probability"] = probability.reindex(wanted).fillna(0.0).to_numpy()
+        chosen = np.concatenate([chosen, drawn_from[sample.index]])
     order = rng.permutation(np.sort(chosen))
-    kind = np.where(is_ranked[order], "ranked", "random")
+    kind = np.where(frame["stratum"].to_numpy()[order] == RANKED, "ranked", "random")
     items = _items(cases, frame, order, kind)
     if n_repeats:
         items = _with_repeats(items, n_repeats, rng)
     return Queue(items.reset_index(drop=True), frame)
 
 
-def _frame(cases: pd.DataFrame, *, n_ranked: int, n_strata: int) -> pd.DataFrame:
-    """Stratum of every case: the most doubtful ones, then agreement and doubt."""
+def _frame(
+    cases: pd.DataFrame, is_free: Mask, is_locked: Mask, *, n_ranked: int, n_strata: int, most: int
+) -> pd.DataFrame:
+    """Stratum of every case: the most doubtful ones, then agreement and doubt.
+
+    A case of an earlier queue that is as doubtful as the last ranked one would have been ranked too.
+    """
     frame = cases[["case_id", "n_images", "label_quality"]].copy().reset_index(drop=True)
     order = np.lexsort((cases["case_id"].to_numpy(dtype=str), cases["label_quality"].to_numpy()))
+    n_before = np.empty(len(cases), dtype=np.int64)  # free cases that are more doubtful
+    n_before[order] = np.cumsum(is_free[order]) - is_free[order]
     stratum = np.empty(len(cases), dtype=object)
-    stratum[order[:n_ranked]] = RANKED
-    rest = np.sort(order[n_ranked:])
+    is_ranked = ~is_locked & (n_before < n_ranked)
+    stratum[is_locked], stratum[is_ranked] = LOCKED, RANKED
+    rest = np.flatnonzero(~is_locked & ~is_ranked)
     if len(rest):
         agreed = cases["is_agreed"].to_numpy(dtype=bool)[rest]
-        cut = strata_of(cases["expected_correct"].to_numpy()[rest], agreed, n_strata=n_strata)
+        chance = cases["expected_correct"].to_numpy()[rest]
+        cut = strata_of(chance, agreed, n_strata=min(most, n_strata))
         word = np.where(agreed, "agree", "differ")
         stratum[rest] = [f"{w}-{c:02d}" for w, c in zip(word, cut, strict=True)]
     frame["stratum"] = stratum

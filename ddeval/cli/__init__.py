@@ -32,6 +32,7 @@ COMMANDS = {
     "inspect": ("ddeval.cli.inspect:inspect", "What a checkpoint holds, and the first thing that fits not."),
     "score": ("ddeval.cli.score:score", "Checkpoint and manifest in; predictions, numbers and a report out."),
     "compare": ("ddeval.cli.compare:compare", "Runs side by side: paired differences, the gate, one page."),
+    "audit": ("ddeval.cli.audit:app", "Doubtful labels, duplicates and leaks, and the queue for vetting."),
     "vet": ("ddeval.cli.vet:app", "Queue to readings to labels: open a batch, serve the app, freeze."),
     "train": ("ddeval.cli.train:train", "Config and manifest in; an artefact folder out."),
     "verify": ("ddeval.cli.verify:verify", "Compute numbers again: a run's, or golden values."),
