@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 import ddeval
 from ddeval.errors import InputError
-from ddeval.io import read_text
+from ddeval.io import local, read_text
 
 MAX_CONFIG_BYTES = 1_000_000
 """A config is a page of text; a larger file is something else, or an attack on the parser."""
@@ -287,7 +287,7 @@ def artefact_location(config: Config) -> str:
     root = os.environ.get("DDEVAL_ARTEFACTS")
     if not root:
         return config.artefact
-    if (Path(root) / "config.json").is_file():
+    if local(f"{root.rstrip('/')}/config.json", missing_ok=True).is_file():
         return root
     return f"{root.rstrip('/')}/{config.artefact.rstrip('/').rsplit('/', 1)[-1]}"
 

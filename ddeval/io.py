@@ -1,7 +1,9 @@
 """Reading and writing files: the one atomic writer, the one CSV reader, the one path resolver.
 
-A reader of a file sees the old one or the new one, never half of it. This module does not know
-what the tables mean (`ddeval.tables`) and opens no image (`ddeval.data.images`).
+A reader of a file sees the old one or the new one, never half of it. A file in a bucket (`s3://…`) has a path
+like any other, below the cache (`ddeval.cache`): `local` brings it up to date, and what is written there is
+written to the bucket. This module does not know what the tables mean (`ddeval.tables`) and opens no image
+(`ddeval.data.images`).
 """
 
 import csv
@@ -13,6 +15,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -20,7 +23,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ddeval import cache
+from ddeval.bucket import SCHEME
+from ddeval.cache import place, shown
 from ddeval.errors import InputError
+
+__all__ = ["place", "shown"]
 
 TMP_PREFIX = ".tmp-"
 """Files with this prefix are unfinished: `sweep` removes them, no reader takes them."""
@@ -44,6 +52,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
+        cache.put(Path(name), path)  # first: what the bucket refused must not look written here
         Path(name).replace(path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
@@ -118,8 +127,13 @@ def read_text(path: Path, *, encoding: str | None = None) -> str:
 def append_line(path: Path, line: str) -> None:
     """Add one line to a log in a single write, flushed to the disk; earlier lines are never touched.
 
-    After a torn last line (a machine that lost power) it begins on a line of its own.
+    After a torn last line (a machine that lost power) it begins on a line of its own. In a bucket the object
+    is written anew, on the condition that nobody else has done so since it was read.
     """
+    uri = cache.address(path)
+    if uri is not None:
+        cache.append(uri, " ".join(line.splitlines()).encode())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
@@ -247,28 +261,88 @@ def sweep(folder: Path) -> int:
     return len(stale)
 
 
+def local(path: Path | str, *, missing_ok: bool = False) -> Path:
+    """The path of a file on this machine; an object of a bucket is fetched if it changed.
+
+    Raises an InputError for an object that is not there, unless `missing_ok`, or may not be read.
+    """
+    return cache.pull(place(path), missing_ok=missing_ok)
+
+
+def local_folder(path: Path | str, *, deep: bool = True, again: bool = False) -> Path:
+    """As `local`, a folder with everything in it and (`deep`) below it; once a command, or `again`."""
+    return cache.pull_folder(place(path), deep=deep, again=again)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, from the bucket too where it lies in one; nothing happens where there is none."""
+    uri = cache.address(path)
+    if uri is not None:
+        cache.delete(uri)
+    path.unlink(missing_ok=True)
+
+
+def there(paths: Iterable[Path]) -> dict[Path, bool]:
+    """Whether each file is there; objects of buckets are asked for many at once."""
+    paths = list(dict.fromkeys(paths))
+    in_bucket = cache.sizes(paths)
+    return {path: in_bucket[path] is not None if path in in_bucket else path.is_file() for path in paths}
+
+
+def in_bucket(path: Path) -> bool:
+    """Whether this is the path of an object."""
+    return cache.address(path) is not None
+
+
+def copies(path: Path) -> list[Path]:
+    """Files of this machine that hold some version of an object; [] for a path that is no object's."""
+    return cache.copies(path)
+
+
+def fetched_ahead(paths: Iterable[Path]) -> AbstractContextManager[None]:
+    """While the body runs, those of `paths` in buckets are fetched in their order, many at once."""
+    return cache.ahead(paths)
+
+
 def resolve(path: str, roots: Iterable[Path], *, where: str = "image") -> Path:
     """The real path of `path` (absolute, or relative to a root) if it lies under an allowed root.
 
-    Links are followed before the check, so a link out of a root is refused. The file itself need
-    not exist. Raises an InputError for anything outside, a URL, a NUL or an over-long path.
+    Links are followed before the check, so a link out of a root is refused. A root may be a folder of a
+    bucket: below it lie its keys, and `..` in one is refused. The file itself need not exist; of several
+    roots that could hold it the first that does is taken. Raises an InputError for anything outside, another
+    bucket, any other URL, a NUL or an over-long path.
     """
-    allowed = [Path(root).resolve() for root in roots]
-    if "\0" in path or len(path) > 4096 or "://" in path or path.startswith("\\\\"):
+    allowed = [place(root).resolve() for root in roots]
+    steps = path.removeprefix(SCHEME).split("/")
+    is_address = path.startswith(SCHEME)
+    is_odd = "\0" in path or len(path) > 4096 or "://" in path.removeprefix(SCHEME)
+    if is_odd or path.startswith("\\\\") or (is_address and {"", ".", ".."} & set(steps)):
         raise InputError(
-            where, f"the path {path[:80]!r}", expected="a plain local path", todo="Correct the manifest."
-        )
-    candidates = [Path(path)] if Path(path).is_absolute() else [root / path for root in allowed]
-    real = [candidate.resolve() for candidate in candidates]
-    inside = [path for path in real if any(path.is_relative_to(root) for root in allowed)]
+            where, f"the path {path[:80]!r}", expected="a plain local path or s3://bucket/key",
+            todo="Correct the manifest.",
+        )  # fmt: skip
+    if is_address or Path(path).is_absolute():
+        candidates = [place(path)]
+    else:
+        candidates = [root / path for root in allowed if ".." not in steps or not cache.address(root)]
+    inside = [real for real in (c.resolve() for c in candidates) if _is_under(real, allowed, is_address)]
     if not inside:
+        listed = ", ".join(shown(str(root)) for root in allowed)
         raise InputError(
             where,
             f"the path {path[:200]!r}",
-            expected=f"a path under {', '.join(map(str, allowed)) or 'an allowed root (none is set)'}",
+            expected=f"a path under {listed or 'an allowed root (none is set)'}",
             todo="Pass --images ROOT, or add its folder to `images:` in ddeval.yaml.",
         )
-    return next((c for c in inside if c.exists()), inside[0])
+    return (
+        inside[0] if len(inside) == 1 else next((c for c, held in there(inside).items() if held), inside[0])
+    )
+
+
+def _is_under(path: Path, roots: Iterable[Path], is_address: bool) -> bool:
+    """Whether a root holds the path; an address only one in a bucket, even if a folder holds the cache."""
+    holders = [root for root in roots if path.is_relative_to(root)]
+    return any(cache.address(root) for root in holders) if is_address else bool(holders)
 
 
 def file_sha256(path: Path) -> str:

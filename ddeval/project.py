@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ddeval.config import Section, read_config
 from ddeval.errors import InputError
-from ddeval.io import write_text
+from ddeval.io import place, write_text
 from ddeval.tables import SPLITS
 
 FILE = "ddeval.yaml"
@@ -74,26 +74,26 @@ class Project:
 
     @property
     def manifest(self) -> Path | None:
-        return Path(self.location(self.settings.manifest)) if self.settings.manifest else None
+        return place(self.location(self.settings.manifest)) if self.settings.manifest else None
 
     @property
     def mapping(self) -> Path | None:
-        return Path(self.location(self.settings.mapping)) if self.settings.mapping else None
+        return place(self.location(self.settings.mapping)) if self.settings.mapping else None
 
     @property
     def image_roots(self) -> tuple[Path, ...]:
         """The allow-list; the manifest's folder where the file names none."""
         if self.settings.images:
-            return tuple(Path(self.location(root)) for root in self.settings.images)
+            return tuple(place(self.location(root)) for root in self.settings.images)
         return (self.manifest.parent if self.manifest else self.folder,)
 
     @property
     def runs(self) -> Path:
-        return Path(self.location(self.settings.runs))
+        return place(self.location(self.settings.runs))
 
     @property
     def reports(self) -> Path:
-        return Path(self.location(self.settings.reports))
+        return place(self.location(self.settings.reports))
 
     @property
     def store(self) -> str:
@@ -102,6 +102,12 @@ class Project:
         if url.startswith("sqlite:///"):
             return f"sqlite:///{self.folder / url.removeprefix('sqlite:///')}"
         return url
+
+    @property
+    def shown_photographs(self) -> Path:
+        """Where the vetting app keeps the copies it shows: beside the store, where that is a file."""
+        path = Path(self.store.removeprefix("sqlite:///")).parent if "sqlite:" in self.store else Path.cwd()
+        return path / ".ddeval" / "photographs"
 
     @property
     def split_words(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ddeval import io
 from ddeval.cli import app
-from ddeval.data.images import thumbnail, thumbnail_name
+from ddeval.data.images import shown_name, thumbnail, thumbnail_name
 from ddeval.data.manifest import read_manifest, withdraw_patient
 from ddeval.data.withdrawal import TOMBSTONES
 from ddeval.errors import InputError
@@ -133,3 +133,17 @@ def test_the_command_names_what_is_left_and_exits_1(workplace, monkeypatch):
     assert f"run that still holds them (delete it, or score again): {workplace}/runs/both" in result.stdout
     assert CliRunner().invoke(app, ["data", "withdraw", "8", "--json", "--dry-run"]).exit_code == 1
     assert CliRunner().invoke(app, ["data", "withdraw", "9"]).exit_code == 3
+
+
+def test_the_copies_that_the_vetting_app_keeps_go_too(workplace, monkeypatch):
+    """The command finds them beside the store of the project."""
+    monkeypatch.chdir(workplace)
+    (workplace / "ddeval.yaml").write_text("manifest: m.csv\n")
+    kept = workplace / ".ddeval" / "photographs"
+    for image_id in ("a", "c"):
+        for is_full in (True, False):
+            io.write_bytes(kept / shown_name(image_id, is_full=is_full), b"x")
+    result = CliRunner().invoke(app, ["data", "withdraw", "7"])
+    assert "2 other copies were deleted" in result.stdout
+    left = {path.relative_to(kept).as_posix() for path in kept.rglob("*.jpg")}
+    assert left == {shown_name("c", is_full=True), shown_name("c", is_full=False)}

@@ -24,7 +24,10 @@ MAY_IMPORT = {
     "train": {"data", "models", "score", "metrics", "audit"},
     "report": set(),
 }
-ROOT_MODULES = {"ddeval", "ddeval.errors", "ddeval.tables", "ddeval.io", "ddeval.config", "ddeval.project"}
+ROOT_MODULES = {
+    "ddeval", "ddeval.bucket", "ddeval.cache", "ddeval.config", "ddeval.errors", "ddeval.io",
+    "ddeval.project", "ddeval.tables",
+}  # fmt: skip
 NEVER = {
     "metrics": {
         "torch",
@@ -101,6 +104,17 @@ def test_nothing_below_the_stages_imports_a_stage():
             n for n in imported(path) if n.startswith("ddeval.") and n.split(".")[1] in {*STAGES, "cli"}
         }
         assert not stages, f"{path.name} imports {sorted(stages)}"
+
+
+def test_the_store_is_asked_in_one_module_alone():
+    """Retries, time-outs and what an answer means are one policy."""
+    askers = {
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        if {name.split(".")[0] for name in imported(path)}
+        & {"s3fs", "fsspec", "boto3", "botocore", "aiobotocore"}
+    }
+    assert askers == {"bucket.py"}
 
 
 def test_the_layout_has_no_other_module_at_the_top():

@@ -4,7 +4,6 @@ It joins the store with the manifest, the conditions and the questionnaire, and 
 a reader's browser may see. It holds no HTTP and draws nothing.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -16,7 +15,7 @@ from PIL import Image
 
 from ddeval.data.conditions import Conditions
 from ddeval.data.fields import FeatureSchema
-from ddeval.data.images import ImageError, read_image
+from ddeval.data.images import ImageError, read_image, shown_name
 from ddeval.data.questionnaire import readable
 from ddeval.errors import InputError
 from ddeval.io import resolve, write_bytes
@@ -138,8 +137,7 @@ class Desk:
                 todo="Reload the page.",
             )
         image_id = ids[number]
-        key = hashlib.sha256(f"{image_id}|{is_full}".encode()).hexdigest()
-        kept = self.cache / key[:2] / f"{key}.jpg"
+        kept = self.cache / shown_name(image_id, is_full=is_full)
         if kept.is_file():
             return kept.read_bytes()
         path = resolve(str(self._rows.loc[image_id, "image"]), self.image_roots, where=f"image {image_id}")

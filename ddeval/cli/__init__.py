@@ -4,10 +4,13 @@ One file a stage holds the commands; a command's module is imported when it is r
 `ddeval --help` loads no pandas and no torch. The exit code is decided here and nowhere else.
 """
 
+import functools
 import importlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -82,13 +85,34 @@ def load_command(name: str) -> Any:
     """The click command behind a name of `COMMANDS`."""
     module, _, attribute = COMMANDS[name][0].partition(":")
     found = getattr(importlib.import_module(module), attribute)
-    if not isinstance(found, typer.Typer):
+    if isinstance(found, typer.Typer):
+        for one in found.registered_commands:
+            one.callback = _with_places(one.callback) if one.callback else None
+    else:
         single = typer.Typer(rich_markup_mode=None, add_completion=False)
-        single.command(name)(found)
+        single.command(name)(_with_places(found))
         found = single
     command = typer.main.get_command(found)
     command.name = name
     return command
+
+
+def _with_places(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, its paths in buckets (`s3://…`) given as their paths in the cache."""
+
+    @functools.wraps(function)
+    def placed(**values: Any) -> Any:
+        from ddeval.cache import forget, place
+
+        def local(value: Any) -> Any:
+            if isinstance(value, list | tuple):
+                return [local(one) for one in value]
+            return place(value) if isinstance(value, Path) else value
+
+        forget()  # what a bucket holds is asked once a command
+        return function(**{name: local(value) for name, value in values.items()})
+
+    return placed
 
 
 def main() -> NoReturn:
@@ -117,7 +141,9 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else OUR_FAULT
     if isinstance(error, InputError):
-        _say(str(error))
+        from ddeval.cache import shown
+
+        _say(shown(str(error)))
         return BAD_INPUT
     if isinstance(error, KeyboardInterrupt):
         _say("interrupted; what was finished is kept, and the same command goes on from there")

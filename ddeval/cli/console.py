@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ddeval.cache import shown
+
 Tick = Callable[[int], None]
 """Called with the number of images just finished."""
 
@@ -23,19 +25,19 @@ HEADLINES = (
 
 
 def note(line: str) -> None:
-    """One line about what was assumed, left out or found, on stderr."""
-    print(line, file=sys.stderr)
+    """One line about what was assumed, left out or found, on stderr; files in buckets by their addresses."""
+    print(shown(line), file=sys.stderr)
 
 
 def say(line: str = "") -> None:
-    print(line)
+    print(shown(line))
 
 
 def say_json(value: Any) -> None:
     """The one thing on stdout under `--json`."""
     from ddeval.io import to_json
 
-    print(to_json(value))
+    print(shown(to_json(value)))
 
 
 @contextmanager

@@ -310,6 +310,8 @@ def withdraw(
         patient,
         runs=runs or (project.runs if project else Path("runs")),
         reports=reports or (project.reports if project else Path("reports")),
+        image_roots=project.image_roots if project else (),
+        shown=project.shown_photographs if project else None,
         on=dt.datetime.now(dt.UTC).date(),
         dry_run=dry_run,
     )
@@ -318,7 +320,7 @@ def withdraw(
     else:
         done = "would be" if dry_run else "were"
         console.say(f"{found.n_images} images of the patient {done} taken out of the manifest")
-        console.say(f"{len(found.purged)} thumbnails {done} deleted")
+        console.say(f"{len(found.purged)} thumbnails and {found.n_copies} other copies {done} deleted")
         for title, paths in (
             ("run that still holds them (delete it, or score again)", found.runs),
             ("report that still holds them (delete it, or write it again)", found.reports),

@@ -4,10 +4,10 @@ Nothing is downloaded: the photographs are drawn and the checkpoint is trained h
 everyone else uses.
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
+from ddeval.cache import home
 from ddeval.cli import console
 
 NAME = "demo"
@@ -18,13 +18,6 @@ class Demo(NamedTuple):
 
     artefact: Path
     manifest: Path
-
-
-def cache_folder() -> Path:
-    """$DDEVAL_CACHE, else ddeval's folder in the user's cache."""
-    named = os.environ.get("DDEVAL_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(named) if named else (Path(base) if base else Path.home() / ".cache") / "ddeval"
 
 
 def ready_demo() -> Demo:
@@ -41,7 +34,7 @@ def ready_demo() -> Demo:
     from ddeval.train.loop import train
 
     config = next(path for folder in config_folders() if (path := folder / f"{NAME}.yaml").is_file())
-    folder = cache_folder() / f"{NAME}-{ddeval.__version__}-{file_sha256(config)[:8]}"
+    folder = home() / f"{NAME}-{ddeval.__version__}-{file_sha256(config)[:8]}"
     manifest, artefact = folder / "data" / "manifest.csv", folder / NAME
     with only_process(folder / ".lock", wait=True):
         if not manifest.is_file():

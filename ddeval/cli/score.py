@@ -74,17 +74,18 @@ def score(
 
     Example: ddeval score gen2a_medsiglip --data manifest.csv
     """
+    from ddeval.io import local, place
     from ddeval.score.evaluate import evaluate
     from ddeval.score.folder import is_run
     from ddeval.score.foreign import is_predictions_file
 
-    path = Path(checkpoint)
+    path = place(checkpoint)
     run: Path | None
     if is_run(path):
         run = _finished(path, dry_run=dry_run)
     elif is_predictions_file(path):
         run = _file_run(
-            path, data, out, dry_run=dry_run, split=split, images=images or [], id_column=id_column,
+            local(path), data, out, dry_run=dry_run, split=split, images=images or [], id_column=id_column,
             class_columns=_listed(class_columns), class_names=_names(class_names), values=values, link=link,
             other_class=other_class,
         )  # fmt: skip
@@ -230,9 +231,11 @@ def _rank() -> tuple[int, int]:
 
 def _named_manifest(config: Any) -> Path | None:
     """The manifest that $DDEVAL_MANIFEST, the config or the project names, in this order."""
+    from ddeval.io import place
+
     project = find_project()
     name = os.environ.get("DDEVAL_MANIFEST") or (config.manifest if config else None)
-    return Path(name) if name else project.manifest if project else None
+    return place(name) if name else project.manifest if project else None
 
 
 def _image_roots(images: list[Path], data: Path | None) -> list[Path]:

@@ -65,7 +65,7 @@ def demo_desk(say: Callable[[str], None]) -> Any:
 
     import pandas as pd
 
-    from ddeval.cli.embedded import cache_folder
+    from ddeval.cache import home
     from ddeval.config import config_file
     from ddeval.data.conditions import read_conditions
     from ddeval.data.demo import make_demo
@@ -75,7 +75,7 @@ def demo_desk(say: Callable[[str], None]) -> Any:
     from ddeval.vet.batches import open_batch
     from ddeval.vet.store import Store
 
-    folder = cache_folder() / "vet-demo"
+    folder = home() / "vet-demo"
     path = folder / "manifest.csv"
     manifest = read_manifest(path if path.is_file() else make_demo(folder))
     store = Store(folder / "vet.db")

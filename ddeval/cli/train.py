@@ -101,10 +101,11 @@ def _config_path(name: str) -> Path:
 def _manifest(system: object, data: Path | None, images: list[Path]) -> tuple[Path, list[Path]]:
     """The manifest and the folders its images may lie in: as the flags say, else config, else project."""
     from ddeval.config import Config, manifest_location
+    from ddeval.io import place
 
     project = find_project()
     named = manifest_location(system) if isinstance(system, Config) else None
-    manifest = data or (Path(named) if named else project.manifest if project else None)
+    manifest = data or (place(named) if named else project.manifest if project else None)
     if manifest is None:
         raise InputError(
             "--data",

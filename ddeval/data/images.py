@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from ddeval import cache
 from ddeval.data.preprocessing import MAX_PIXELS, Pixels, Preprocessing, preprocess
 from ddeval.errors import ImageError
 
@@ -27,6 +28,7 @@ __all__ = [
     "preprocess",
     "read_bytes",
     "read_image",
+    "shown_name",
     "thumbnail",
     "thumbnail_name",
 ]
@@ -109,7 +111,18 @@ def read_image(source: Path | bytes) -> DecodedImage:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Content of a regular file of at most `MAX_FILE_BYTES`; never waits on a pipe or a device."""
+    """Content of a regular file of at most `MAX_FILE_BYTES`; never waits on a pipe or a device.
+
+    An object of a bucket comes through the cache; one that may not be read is an InputError, not one
+    photograph's fault.
+    """
+    uri = cache.address(path)
+    if uri is not None:
+        size = cache.sizes([path])[path]
+        if size is None:
+            raise ImageError("missing", "no such file")
+        _refuse_size(size)
+        return cache.read(uri)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -123,14 +136,16 @@ def read_bytes(path: Path) -> bytes:
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise ImageError("not_a_file", f"{kind}, not a file")
     with os.fdopen(handle, "rb") as file:
-        if status.st_size > MAX_FILE_BYTES:
-            raise ImageError(
-                "too_large", f"{status.st_size / 2**20:.0f} MB; at most {MAX_FILE_BYTES >> 20} MB"
-            )
+        _refuse_size(status.st_size)
         try:
             return file.read()
         except OSError as error:
             raise ImageError("corrupt", f"cannot be read: {error.strerror}") from error
+
+
+def _refuse_size(n_bytes: int) -> None:
+    if n_bytes > MAX_FILE_BYTES:
+        raise ImageError("too_large", f"{n_bytes / 2**20:.0f} MB; at most {MAX_FILE_BYTES >> 20} MB")
 
 
 def thumbnail(pixels: Pixels, *, edge: int = 160) -> bytes:
@@ -145,6 +160,12 @@ def thumbnail(pixels: Pixels, *, edge: int = 160) -> bytes:
 def thumbnail_name(image_id: str) -> str:
     """File name of an image's thumbnail in a run folder: a hash, since an id may be no file name."""
     return f"{hashlib.sha256(image_id.encode()).hexdigest()[:24]}.webp"
+
+
+def shown_name(image_id: str, *, is_full: bool) -> str:
+    """File name, below its folder, of the copy of an image that the vetting app shows."""
+    key = hashlib.sha256(f"{image_id}|{is_full}".encode()).hexdigest()
+    return f"{key[:2]}/{key}.jpg"
 
 
 def _open(content: bytes) -> ImageFile.ImageFile:

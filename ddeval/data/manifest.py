@@ -62,7 +62,7 @@ def read_manifest(
     InputError
         Names the first bad row and counts all; `manifest_problems` lists them.
     """
-    path = Path(path)
+    path = io.local(path)
     frame = read_table(path)
     tables.refuse(
         manifest_problems(frame),
@@ -80,6 +80,7 @@ def read_manifest(
 
 def read_table(path: Path) -> pd.DataFrame:
     """The cells of a manifest file as text or None, unchecked; an InputError where it is no table."""
+    path = io.local(path)
     is_parquet = path.suffix == ".parquet"
     frame = as_text(io.read_parquet(path)[0], where=str(path)) if is_parquet else io.read_csv(path)
     if frame.empty:
@@ -141,9 +142,13 @@ def image_files(frame: pd.DataFrame, roots: Iterable[Path], *, where: str = "man
 
     The files need not exist. Raises an InputError that names the first path outside and counts all.
     """
-    allowed = tuple(Path(root).resolve() for root in roots)
+    allowed = tuple(io.place(root).resolve() for root in roots)
     files, refused = [], []
-    for image in frame["image"] if "image" in frame.columns else [None] * len(frame):
+    images = frame["image"] if "image" in frame.columns else [None] * len(frame)
+    if len(allowed) > 1:  # which root holds an image is asked of a bucket once for all
+        plain = [image for image in images if not (pd.isna(image) or "//" in image or ".." in image)]
+        io.there(root / image for image in plain for root in allowed)
+    for image in images:
         try:
             files.append(None if pd.isna(image) else io.resolve(image, allowed, where=where))
         except InputError as error:
@@ -173,9 +178,21 @@ def write_manifest(path: Path, frame: pd.DataFrame) -> None:
 
 
 def withdraw_patient(
-    path: Path, patient_id: str, *, runs: Path, reports: Path, on: dt.date, dry_run: bool = False
+    path: Path,
+    patient_id: str,
+    *,
+    runs: Path,
+    reports: Path,
+    on: dt.date,
+    image_roots: Iterable[Path] = (),
+    shown: Path | None = None,
+    dry_run: bool = False,
 ) -> withdrawal.Withdrawal:
-    """`withdrawal.withdraw`, and the patient's rows removed from the manifest file."""
+    """`withdrawal.withdraw`, and the patient's rows removed from the manifest file.
+
+    `image_roots` are where photographs may lie, the manifest's folder where empty.
+    """
+    path = io.local(path)
     frame = read_table(path)
     if "patient_id" not in frame.columns:
         raise InputError(
@@ -186,8 +203,9 @@ def withdraw_patient(
         )
     is_theirs = frame["patient_id"] == patient_id
     found = withdrawal.withdraw(
-        patient_id, path, frame[is_theirs], runs=runs, reports=reports, on=on, dry_run=dry_run
-    )
+        patient_id, path, frame[is_theirs], image_roots=tuple(image_roots) or [path.parent],
+        runs=runs, reports=reports, shown=shown, on=on, dry_run=dry_run,
+    )  # fmt: skip
     if not dry_run and is_theirs.any():
         write_manifest(path, frame[~is_theirs])
     return found

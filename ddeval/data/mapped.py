@@ -163,7 +163,7 @@ def _joined(mapping: Mapping, folder: Path) -> tuple[pd.DataFrame, set[str], int
 
 def read_source(table: TableSpec, folder: Path) -> pd.DataFrame:
     """One table of the mapping as text; a column that stands twice gets a number."""
-    path = folder / table.path
+    path = io.local(folder / io.place(table.path))
     if path.suffix == ".parquet":
         return as_text(io.read_parquet(path)[0], where=str(path))
     return io.read_csv(path, separator=table.separator, encoding=table.encoding, number_copies=True)

@@ -87,6 +87,7 @@ def manifest_overview(
     tick : callable
         Called with 1 after each file that was read.
     """
+    path = io.local(path)
     frame = read_table(path)
     frame = frame[~withdrawal.is_withdrawn(frame, path.parent)].reset_index(drop=True)
     bad = manifest_problems(frame)
@@ -99,7 +100,7 @@ def manifest_overview(
     checks = data_checks(frame, class_names=class_names, image_sha256=hashes, file_state=state)
     nothing = pd.DataFrame(columns=["field", "answer", "n"])
     return Overview(
-        path=str(path),
+        path=io.shown(str(path)),
         sha256=manifest_sha256(frame) if sound else "",
         counts=counts(frame),
         problems=problems,
@@ -135,14 +136,15 @@ def _places(bad: pd.DataFrame, path: Path) -> list[str]:
 
 def _files(frame: pd.DataFrame, roots: Sequence[Path]) -> tuple[pd.Series, pd.Series]:
     """The file of each row that names one, and whether it is there, missing or outside, both by image id."""
-    allowed = [root.resolve() for root in roots]
+    allowed = [io.place(root).resolve() for root in roots]
     files: dict[str, Path | None] = {}
     for image_id, image in frame.reindex(columns=["image_id", "image"]).dropna().itertuples(index=False):
         try:
             files[image_id] = io.resolve(image, allowed)
         except InputError:
             files[image_id] = None
-    state = {i: "outside" if f is None else "there" if f.is_file() else "missing" for i, f in files.items()}
+    held = io.there(f for f in files.values() if f is not None)
+    state = {i: "outside" if f is None else "there" if held[f] else "missing" for i, f in files.items()}
     return pd.Series(files, dtype=object), pd.Series(state, dtype=object)
 
 

@@ -1,12 +1,13 @@
 """Withdrawal: what must go when a patient asks, and who still holds it?
 
 A tombstone beside the manifest keeps the patient out from then on, whatever table is imported later. It
-holds a hash of the id and the date, nothing else. Thumbnails are deleted; runs and reports that hold the
-patient are named, since only their owner can decide between deleting a number and making it again. The
-photographs themselves lie where the team keeps them and are not touched.
+holds a hash of the id and the date, nothing else. Thumbnails and cached copies are deleted; runs and reports
+that hold the patient are named, since only their owner can decide between deleting a number and making it
+again. The photographs themselves lie where the team keeps them and are not touched.
 """
 
 import base64
+import contextlib
 import datetime as dt
 import hashlib
 import html
@@ -18,7 +19,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from ddeval import io
-from ddeval.data.images import thumbnail_name
+from ddeval.data.images import shown_name, thumbnail_name
 from ddeval.errors import InputError
 
 TOMBSTONES = "withdrawn.json"
@@ -34,6 +35,8 @@ class Withdrawal:
     """Their image files as the manifest names them: still to be deleted by whoever keeps them."""
     purged: list[str]
     """Thumbnails that were deleted."""
+    n_copies: int
+    """Other copies that were deleted: of the vetting app, and of photographs from a bucket."""
     runs: list[str]
     """Run folders whose tables still hold one of the images."""
     reports: list[str]
@@ -45,8 +48,10 @@ def withdraw(
     manifest: Path,
     rows: pd.DataFrame,
     *,
+    image_roots: Iterable[Path],
     runs: Path,
     reports: Path,
+    shown: Path | None = None,
     on: dt.date,
     dry_run: bool = False,
 ) -> Withdrawal:
@@ -59,8 +64,12 @@ def withdraw(
     ----------
     rows : DataFrame
         The patient's rows of the manifest.
+    image_roots : paths
+        Where the photographs may lie: of those in a bucket the cache may hold copies.
     runs, reports : Path
-        Folders to search, with everything below them.
+        Folders to search, with everything below them; in a bucket they are fetched first.
+    shown : Path, optional
+        Folder of the copies that the vetting app shows.
     on : date
         Written into the tombstone.
     """
@@ -72,18 +81,28 @@ def withdraw(
             todo="Check the id; it is compared as text.",
         )
     ids = [str(image_id) for image_id in rows["image_id"]]
+    runs, reports = io.local_folder(runs), io.local_folder(reports)
+    copies = [copy for path in _in_a_bucket(rows, image_roots) for copy in io.copies(path)]
+    if shown is not None:
+        named = [
+            shown / shown_name(image_id, is_full=is_full) for image_id in ids for is_full in (True, False)
+        ]
+        copies += [path for path in named if path.is_file()]
     thumbnails = _thumbnails(ids, runs)
     embedded = [base64.b64encode(path.read_bytes()).decode() for path in thumbnails]
     found = Withdrawal(
         n_images=len(ids),
         files=rows["image"].dropna().tolist() if "image" in rows.columns else [],
         purged=[str(path) for path in thumbnails],
+        n_copies=len(copies),
         runs=_runs_with(ids, runs),
         reports=_reports_with([*ids, *embedded], reports),
     )
     if not dry_run:
         _write_tombstone(patient_id, manifest.parent, on)
         for path in thumbnails:
+            io.remove(path)
+        for path in copies:
             path.unlink(missing_ok=True)
     return found
 
@@ -101,7 +120,7 @@ def patient_sha256(patient_id: str) -> str:
 
 
 def _tombstones(folder: Path) -> list[str]:
-    path = folder / TOMBSTONES
+    path = io.local(folder / TOMBSTONES, missing_ok=True)
     if not path.is_file():
         return []
     try:
@@ -126,6 +145,16 @@ def _write_tombstone(patient_id: str, folder: Path, on: dt.date) -> None:
     entries = io.read_json(path)["withdrawn"] if path.is_file() else []
     entry = {"patient_sha256": patient_sha256(patient_id), "on": on.isoformat()}
     io.write_json(path, {"withdrawn": [*entries, entry]})
+
+
+def _in_a_bucket(rows: pd.DataFrame, roots: Iterable[Path]) -> list[Path]:
+    """The photographs of these rows that lie in a bucket, below an allowed folder."""
+    roots, found = tuple(roots), []
+    for image in rows["image"].dropna() if "image" in rows.columns else []:
+        for root in roots:  # each by itself: which of them holds it need not be asked
+            with contextlib.suppress(InputError):
+                found.append(io.resolve(str(image), [root]))
+    return [path for path in found if io.in_bucket(path)]
 
 
 def _thumbnails(ids: Iterable[str], runs: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ddeval.config import Config, artefact_location, config_folders, config_names, find_config, read_config
 from ddeval.errors import InputError
-from ddeval.io import read_json
+from ddeval.io import local_folder, read_json
 from ddeval.models.adapter import find_adapter, read_foreign
 from ddeval.models.artefact import CONFIG, is_own_artefact, read_artefact, write_artefact
 from ddeval.models.hugging_face import TEMPLATES, is_dual_encoder, read_classifier, read_dual_encoder
@@ -150,19 +150,23 @@ def locate(spec: str | Path) -> tuple[Path, Config | None]:
         return hub_folder(config.checkpoint, revision=config.revision, where=f"{path}: checkpoint"), config
     places = [config.checkpoint] if config.checkpoint else _places(config)
     for place in places:
-        if Path(place).is_dir():
-            return Path(place), config
+        folder = local_folder(place, deep=False)
+        if folder.is_dir():
+            return folder, config
     raise _unreachable(places, config.name, path)
 
 
 def _folder(text: str) -> Path:
     """The folder that a path, a name in the project's artefacts, or a hub id stands for."""
-    found = [Path(text), *(Path(root) / text for root in _artefact_roots())]
-    for folder in found:
+    found = [text, *(f"{root.rstrip('/')}/{text}" for root in _artefact_roots() if "://" not in text)]
+    for place in found:
+        folder = local_folder(place, deep=False)
         if folder.is_dir():
             return folder
     if Path(text).is_file():
         raise _is_a_file(Path(text))
+    if "://" in text:
+        raise _unreachable([text], text.rstrip("/").rsplit("/", 1)[-1], None)
     if HUB_ID.fullmatch(text) and not Path(text).parent.is_dir():
         return hub_folder(text, revision=None, where="checkpoint")
     raise _unknown(text)
@@ -207,9 +211,9 @@ def _unknown(text: str) -> InputError:
     )
 
 
-def _unreachable(places: Sequence[str], name: str, path: Path) -> InputError:
+def _unreachable(places: Sequence[str], name: str, config: Path | None) -> InputError:
     return InputError(
-        f"checkpoint {name} ({path})",
+        f"checkpoint {name}{f' ({config})' if config else ''}",
         f"nothing at {' or '.join(places)}",
         expected="an artefact folder",
         todo=f"Set $DDEVAL_ARTEFACTS to the folder that holds {name}/, or pass the artefact's own path; "

@@ -116,7 +116,7 @@ def write_numbers(run: Path, found: Numbers, gallery: pd.DataFrame) -> None:
         io.write_parquet(target / "curves" / f"{name}.parquet", curve)
     for stale in (target / "curves").glob("*.parquet"):
         if stale.stem not in curves:
-            stale.unlink()
+            io.remove(stale)
     checks = data_checks(found.manifest, class_names=folder.read_run(run)["class_names"])
     io.write_json(target / "checks.json", [asdict(check) for check in checks])
     io.write_parquet(target / "metrics.parquet", found.metrics, metadata=found.result["made_from"])
@@ -124,4 +124,4 @@ def write_numbers(run: Path, found: Numbers, gallery: pd.DataFrame) -> None:
 
 
 def _roots(facts: dict[str, Any], manifest: Path) -> list[Path]:
-    return [Path(root) for root in facts.get("image_roots", [])] or [manifest.parent]
+    return [io.place(root) for root in facts.get("image_roots", [])] or [manifest.parent]

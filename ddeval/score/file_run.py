@@ -64,6 +64,7 @@ def prepare_file(
     if manifest is None:
         file, frame = named(file), with_group(own_manifest(file))
     else:
+        manifest = io.local(manifest)
         frame = read_manifest(manifest)
         if file.labels is not None:
             note("the labels in the file are not used: the manifest's are")
@@ -90,14 +91,14 @@ def prepare_file(
             "name": name,
             "kind": FILE_KIND,
             "sha256": predictions.settings["sha256"],
-            "folder": str(file.path.resolve()),
+            "folder": io.shown(str(file.path.resolve())),
         },
         "manifest": {
-            "path": str(manifest.resolve()) if manifest else folder.MANIFEST_FILE,
+            "path": io.shown(str(manifest.resolve())) if manifest else folder.MANIFEST_FILE,
             "sha256": sha256,
             "n_images": len(frame),
         },
-        "image_roots": [str(root.resolve()) for root in roots],
+        "image_roots": [io.shown(str(io.place(root).resolve())) for root in roots],
         "versions": folder.versions(),
         "notes": notes,
     }
@@ -115,7 +116,7 @@ def prepare_file(
         machine={},
         batch_size=1,
     )
-    target = out or runs / folder.run_name(name, splits, sha256)
+    target = io.place(out or runs / folder.run_name(name, splits, sha256))
     return FileJob(predictions, plan, target, facts, None if manifest else frame)
 
 

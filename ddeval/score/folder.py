@@ -39,7 +39,11 @@ def run_name(checkpoint: str, splits: Sequence[str], manifest_sha256: str) -> st
 
 
 def is_run(path: Path) -> bool:
-    return (path / RUN_FILE).is_file()
+    """Whether a folder is a run; one in a bucket is then here."""
+    found = io.local(io.place(path) / RUN_FILE, missing_ok=True).is_file()
+    if found:
+        io.local_folder(path)
+    return found
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -87,11 +91,13 @@ def record_look(manifest: Path, look: Mapping[str, Any]) -> str | None:
     Each line is a JSON object with `time` and what `look` holds. A test split that is looked at often
     is slowly fitted to: the count stands in the report.
     """
-    path = ledger_path(manifest)
+    path = io.place(ledger_path(manifest))
     try:
         io.append_line(path, json.dumps({"time": utc_now(), **look}, ensure_ascii=False))
     except OSError as error:
         return f"this look was not entered in the ledger: {path}: {error.strerror}"
+    except InputError as error:  # a bucket that may be read and not written
+        return f"this look was not entered in the ledger: {error}"
     return None
 
 
@@ -100,7 +106,7 @@ def read_looks(manifest: Path) -> list[dict[str, Any]]:
 
     A line that does not parse (torn by a loss of power, or edited) keeps its place and says so.
     """
-    path = ledger_path(manifest)
+    path = io.local(ledger_path(manifest), missing_ok=True)
     if not path.is_file():
         return []
     looks = []

@@ -73,6 +73,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def begin(run: Path, plan: Plan, facts: Mapping[str, Any]) -> None:
     """Write the plan and `facts` into the `run.json` of a new run; go on with an old one if it agrees."""
+    run = io.local_folder(run)
     names = {path.name for path in run.iterdir()} if run.is_dir() else set()
     if folder.is_run(run):  # after the listing: another job may begin the same run now
         agree(run, plan)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ddeval import io
 from ddeval.data.manifest import manifest_sha256, read_manifest
 from ddeval.errors import InputError
 from ddeval.score import folder
@@ -53,8 +54,8 @@ def synthetic(rows: pd.DataFrame) -> bool:
 
 
 def manifest_path(run: Path, facts: dict[str, Any]) -> Path:
-    """Where the run found its manifest; a relative path is inside the run folder."""
-    return run / str(facts["manifest"]["path"])
+    """Where the run found its manifest, up to date; a relative path is inside the run folder."""
+    return io.local(run / io.place(facts["manifest"]["path"]), missing_ok=True)
 
 
 def unchanged_manifest(path: Path, sha256: str, *, run: Path) -> pd.DataFrame:

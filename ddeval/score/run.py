@@ -126,10 +126,12 @@ def prepare(
     note : callable
         Told each sentence worth showing.
     """
-    roots = [Path(root) for root in image_roots] or [manifest.parent]
+    manifest = io.local(manifest)
+    roots = [io.place(root) for root in image_roots] or [manifest.parent]
     frame = read_manifest(manifest)
     rows, splits = rows_of(frame, settings.split, where=str(manifest), note=note)
     files = image_files(rows, roots, where=str(manifest))
+    _refuse_if_none_is_there(files)
     unnamed = ImageError("missing", "the manifest names no image")
     features = checkpoint.features(rows, where=str(manifest))
     on = engine(settings.device, settings.dtype)
@@ -150,18 +152,18 @@ def prepare(
             "name": checkpoint.name,
             "kind": checkpoint.kind,
             "sha256": checkpoint.sha256,
-            "folder": str(checkpoint.folder.resolve()) if checkpoint.folder else None,
+            "folder": io.shown(str(checkpoint.folder.resolve())) if checkpoint.folder else None,
             "settings": checkpoint.settings,
             "reported": checkpoint.reported,
         },
-        "manifest": {"path": str(manifest.resolve()), "sha256": sha256, "n_images": len(frame)},
-        "image_roots": [str(root.resolve()) for root in roots],
+        "manifest": {"path": io.shown(str(manifest.resolve())), "sha256": sha256, "n_images": len(frame)},
+        "image_roots": [io.shown(str(root.resolve())) for root in roots],
         "device": plan.machine["device"],
         "dtype": on.dtype,
         "batch_size": settings.batch_size,
         "versions": folder.versions(),
     }
-    out = out or runs / folder.run_name(checkpoint.name, splits, sha256)
+    out = io.place(out or runs / folder.run_name(checkpoint.name, splits, sha256))
     sources = [unnamed if f is None else f for f in files]
     return Job(checkpoint, plan, rows, sources, features, on, out, facts)
 
@@ -260,6 +262,18 @@ def only_process(path: Path, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
+def _refuse_if_none_is_there(files: pd.Series) -> None:
+    """An InputError where a bucket holds none of the images: now, not after the model has run."""
+    named = [path for path in files.dropna() if io.in_bucket(path)]
+    if named and not any(io.there(named).values()):
+        raise InputError(
+            io.shown(str(named[0])),
+            f"no such object, nor any of the {len(named):,} images",
+            expected="images",
+            todo="Pass the folder they lie in with --images s3://bucket/folder.",
+        )
+
+
 def _score_shards(
     job: Job, shard: tuple[int, int], workers: int, progress: Progress, note: Callable[[str], None]
 ) -> int:
@@ -275,10 +289,12 @@ def _score_shards(
         n_mine, n_pending = (sum(len(plan.rows(s)) for s in some) for some in (mine, pending))
         with progress("scoring", n_mine) as tick:
             tick(n_mine - n_pending)
-            for number, part in answers(
-                job.checkpoint, plan, pending, job.on, job.sources, job.features, workers, tick
-            ):
-                shards.write_part(out, plan, number, part)
+            upcoming = [job.sources[row] for s in pending for row in plan.rows(s)]
+            with io.fetched_ahead(source for source in upcoming if isinstance(source, Path)):
+                for number, part in answers(
+                    job.checkpoint, plan, pending, job.on, job.sources, job.features, workers, tick
+                ):
+                    shards.write_part(out, plan, number, part)
     return n_pending
 
 
@@ -286,6 +302,7 @@ def _merge_if_complete(run: Path, plan: Plan, rows: pd.DataFrame, more: dict[str
     """Merge the parts once all are there; whether the run is complete now. `more` goes into `run.json`."""
     facts = folder.read_run(run)
     with only_process(run / shards.PARTS / ".lock-merge", wait=True):
+        io.local_folder(run, again=True)  # parts of other machines
         if not is_complete(run, plan):
             if len(shards.finished(run, plan)[0]) < plan.n_shards:
                 return False

@@ -78,7 +78,7 @@ def finished(run: Path, plan: Plan) -> tuple[dict[int, Path], list[str]]:
         if _digest(path.read_bytes()) == digest and _key(path) == (plan.key, shard.lstrip("0") or "0"):
             parts[int(shard)] = path
         else:
-            path.unlink(missing_ok=True)
+            io.remove(path)
             notes.append(f"{path.name} is damaged or of another run; its shard is scored again")
     return parts, notes
 
@@ -148,7 +148,7 @@ def merge(run: Path, plan: Plan, rows: pd.DataFrame, template: Predictions) -> N
 def remove_parts(run: Path) -> None:
     """Remove the parts of a merged run, and what is left of interrupted merges."""
     for path in (run / PARTS).glob("part-*.parquet"):
-        path.unlink(missing_ok=True)
+        io.remove(path)
     io.sweep(run)
 
 
