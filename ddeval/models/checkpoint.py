@@ -149,11 +149,16 @@ def locate(spec: str | Path) -> tuple[Path, Config | None]:
     if config.checkpoint and not Path(config.checkpoint).is_dir():
         return hub_folder(config.checkpoint, revision=config.revision, where=f"{path}: checkpoint"), config
     places = [config.checkpoint] if config.checkpoint else _places(config)
+    refused = None
     for place in places:
-        folder = local_folder(place, deep=False)
+        try:
+            folder = local_folder(place, deep=False)
+        except InputError as error:  # a bucket that cannot be asked: the artefact may lie in the next place
+            refused = error
+            continue
         if folder.is_dir():
             return folder, config
-    raise _unreachable(places, config.name, path)
+    raise _unreachable(places, config.name, path, refused)
 
 
 def _folder(text: str) -> Path:
@@ -166,7 +171,7 @@ def _folder(text: str) -> Path:
     if Path(text).is_file():
         raise _is_a_file(Path(text))
     if "://" in text:
-        raise _unreachable([text], text.rstrip("/").rsplit("/", 1)[-1], None)
+        raise _unreachable([text], text.rstrip("/").rsplit("/", 1)[-1])
     if HUB_ID.fullmatch(text) and not Path(text).parent.is_dir():
         return hub_folder(text, revision=None, where="checkpoint")
     raise _unknown(text)
@@ -211,10 +216,13 @@ def _unknown(text: str) -> InputError:
     )
 
 
-def _unreachable(places: Sequence[str], name: str, config: Path | None) -> InputError:
+def _unreachable(
+    places: Sequence[str], name: str, config: Path | None = None, refused: InputError | None = None
+) -> InputError:
+    held = f"nothing at {' or '.join(places)}"
     return InputError(
         f"checkpoint {name}{f' ({config})' if config else ''}",
-        f"nothing at {' or '.join(places)}",
+        f"{held} ({refused.found})" if refused else held,
         expected="an artefact folder",
         todo=f"Set $DDEVAL_ARTEFACTS to the folder that holds {name}/, or pass the artefact's own path; "
         "`ddeval score demo` works without network or data.",
