@@ -125,6 +125,33 @@ def headline(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def reproduced(found: Mapping[str, Any]) -> str:
+    """Whether the numbers of the checkpoint's metrics.json came out, else what may be why."""
+    names = {key: name for key, name, _ in HEADLINES[:3]}
+
+    def said(claim: Mapping[str, Any]) -> str:
+        return f"{names.get(claim['metric'], claim['metric'])} {value(claim['reported'], 'percent')}"
+
+    claims = found["claims"]
+    same = [said(c) for c in claims if c["is_comparable"] and c["is_reproduced"]]
+    missed = [
+        f"{said(c)} there, {value(c['found'], 'percent')} here"
+        for c in claims
+        if c["is_comparable"] and not c["is_reproduced"]
+    ]
+    elsewhere = [f"{said(c)} of split {c['split']}" for c in claims if not c["is_comparable"]]
+    lines = [
+        f"metrics.json: {what}{', '.join(some)}"
+        for what, some in (
+            ("reproduces ", same),
+            ("NOT reproduced: ", missed),
+            ("of another split, not compared: ", elsewhere),
+        )
+        if some
+    ]
+    return "\n".join([*lines, *(f"  why: {cause}" for cause in found["causes"])])
+
+
 def _floor(metrics: Mapping[str, Any]) -> str:
     """What a perfectly calibrated model would show at this n, where it is known."""
     low, high = (metrics.get(f"ece_floor_{end}", {}).get("value") for end in ("low", "high"))

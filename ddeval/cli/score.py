@@ -4,13 +4,16 @@ import datetime
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ddeval.cli import COMMANDS, console, embedded
 from ddeval.errors import InputError
 from ddeval.project import find_project
+
+if TYPE_CHECKING:
+    from ddeval.score.run import Job
 
 
 def score(
@@ -78,9 +81,11 @@ def score(
     from ddeval.score.evaluate import evaluate
     from ddeval.score.folder import is_run
     from ddeval.score.foreign import is_predictions_file
+    from ddeval.score.trials import reproduced
 
     path = place(checkpoint)
     run: Path | None
+    job: Job | None = None
     if is_run(path):
         run = _finished(path, dry_run=dry_run)
     elif is_predictions_file(path):
@@ -90,7 +95,7 @@ def score(
             other_class=other_class,
         )  # fmt: skip
     else:
-        run = _model_run(
+        run, job = _model_run(
             checkpoint, data, out, labels=labels, dry_run=dry_run, split=split, images=images or [],
             device=device, dtype=dtype, batch_size=batch_size, tta=tta, shard_size=shard_size, shard=shard,
             workers=workers, class_names=_names(class_names), other_class=other_class,
@@ -106,11 +111,14 @@ def score(
         calibrators=calibrators,
         note=console.note,
     )
+    found = reproduced(run, result, job=job, workers=workers)
     page = _reported(run, report, out, labels=result["labels"], photos=photos)
     if as_json:
-        console.say_json({**result, "report": str(page)})
+        console.say_json({**result, "reproduction": found.to_dict() if found else None, "report": str(page)})
         return
     console.say(console.headline(result))
+    if found:
+        console.say(console.reproduced(found.to_dict()))
     console.say(f"\nreport   {page}\nnext     {_next(run)}")
 
 
@@ -177,7 +185,7 @@ def _model_run(
     workers: int,
     class_names: list[str],
     other_class: str | None,
-) -> Path | None:
+) -> "tuple[Path | None, Job | None]":
     from ddeval.models.checkpoint import load_checkpoint, locate
     from ddeval.score.numbers import check_labels
     from ddeval.score.plan import parse_shard
@@ -210,12 +218,12 @@ def _model_run(
     if labels in (None, "v0"):  # before the model runs for an hour
         check_labels(job.rows, loaded.class_names, splits=job.facts["splits"], where=str(manifest))
     if dry_run:
-        return None
+        return None, None
     run = execute(job, shard=part, workers=workers, progress=console.progress, note=console.note)
     if is_complete(run, job.plan):
-        return run
+        return run, job
     console.say(f"shard {part[0]}/{part[1]} is done; the last of the other shards to finish merges {run}")
-    return None
+    return None, None
 
 
 def _rank() -> tuple[int, int]:
