@@ -205,6 +205,13 @@ def delete(uri: str) -> None:
         copy.unlink(missing_ok=True)
 
 
+def reach(path: Path, *, is_folder: bool) -> None:
+    """A NotThereError or another InputError where an object or folder of a bucket cannot be reached."""
+    uri = address(path)
+    if uri and (next(bucket.listing(uri), None) if is_folder else bucket.version(uri)) is None:
+        raise NotThereError(uri)
+
+
 def copies(path: Path) -> list[Path]:
     """Files here that hold an object, of whatever version, by its path in the cache."""
     uri = address(path)

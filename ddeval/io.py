@@ -294,6 +294,11 @@ def in_bucket(path: Path) -> bool:
     return cache.address(path) is not None
 
 
+def reach(path: Path, *, is_folder: bool) -> None:
+    """An InputError where an object, or a folder of a bucket, cannot be reached; nothing is fetched."""
+    cache.reach(path, is_folder=is_folder)
+
+
 def copies(path: Path) -> list[Path]:
     """Files of this machine that hold some version of an object; [] for a path that is no object's."""
     return cache.copies(path)

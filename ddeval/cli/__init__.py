@@ -40,6 +40,7 @@ COMMANDS = {
     "train": ("ddeval.cli.train:train", "Config and manifest in; an artefact folder out."),
     "verify": ("ddeval.cli.verify:verify", "Compute numbers again: a run's, or golden values."),
     "trace": ("ddeval.cli.verify:trace", "One number with everything it was made from."),
+    "doctor": ("ddeval.cli.doctor:doctor", "Machine and project, a sentence on each, with the cure."),
 }
 """Name of a command -> where it is (a function, or a Typer app of subcommands) and its line in the help."""
 
