@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ddeval.cli import console
+from ddeval.cli import FINDINGS, console
 from ddeval.project import find_project
 
 
@@ -20,6 +20,9 @@ def compare(
         str | None, typer.Option(help="Label overlay: v0 (the manifest's), v1, a file.")
     ] = None,
     common: Annotated[bool, typer.Option("--common", help="Compare the images all runs share.")] = False,
+    reported: Annotated[
+        Path | None, typer.Option(help="CSV of typed-in numbers: run, metric, value, notes.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file [reports/DATE-compare-BASELINE.html].")] = None,
     photos: Annotated[bool, typer.Option("--photos", help="Put patients' photographs in.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
@@ -32,40 +35,23 @@ def compare(
 
     Example: ddeval compare runs/gen2a_port-test-1a2b runs/gen2a_medsiglip-test-1a2b --gate gate.yaml
     """
-    from ddeval.io import file_sha256
     from ddeval.report.compare_page import write_compare_report
-    from ddeval.score import comparison, folder
+    from ddeval.score import comparison_folder
 
-    joined = comparison.join(runs, labels=labels, is_common=common)
-    for line in joined.notes:
-        console.note(line)
-    names = dict(zip([str(run) for run in runs], joined.names, strict=True))
-    base = names.get(str(baseline), str(baseline)) if baseline else joined.names[0]
-    found = comparison.compared(joined, baseline=base, seed=seed, n_resamples=n_resamples)
-    others = [name for name in joined.names if name != base]
-
-    now = datetime.now(UTC)
-    answer = None
-    if gate is not None:
-        criteria = comparison.read_gate(gate)
-        answer = comparison.gate_answers(criteria, found, run=others[-1], baseline=base, where=str(gate))
-        answer["sha256"] = file_sha256(gate)
-        manifest = Path(next(iter(joined.facts.values()))["manifest"]["path"])
-        answer["first_look"] = folder.first_look(
-            manifest,
-            gate_sha256=answer["sha256"],
-            look={"run": ", ".join(joined.names), "labels": joined.version},
-        )
-
-    project = find_project()
-    page = out or (project.reports if project else Path("reports")) / f"{now:%Y-%m-%d}-compare-{base}.html"
-    result = comparison.write_comparison(page.with_suffix(""), joined, found, baseline=base, gate=answer)
-    write_compare_report(page.with_suffix(""), page, date=f"{now:%Y-%m-%d}", photos=photos)
+    asked = comparison_folder.Asked(
+        tuple(runs), baseline, labels, common, gate, reported, seed=seed, n_resamples=n_resamples
+    )
+    made = comparison_folder.compared(asked, note=console.note)
+    today, project = datetime.now(UTC).strftime("%Y-%m-%d"), find_project()
+    reports = project.reports if project else Path("reports")
+    page = out or reports / f"{today}-compare-{made.facts['baseline']}.html"
+    result = comparison_folder.write(made, page.with_suffix(""), note=console.note)
+    write_compare_report(page.with_suffix(""), page, date=today, photos=photos)
     if as_json:
         console.say_json(result | {"report": str(page)})
     else:
         _say(result, page)
-    raise typer.Exit(1 if answer is not None and answer["answer"] == "fail" else 0)
+    raise typer.Exit(FINDINGS if result["gate"] and result["gate"]["answer"] == "fail" else 0)
 
 
 def _say(result: dict[str, object], page: Path) -> None:

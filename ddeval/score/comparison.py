@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
-from ddeval import io
 from ddeval.config import Section, parse_config, read_yaml
 from ddeval.errors import InputError
 from ddeval.metrics.calibration import ece
@@ -22,7 +21,7 @@ from ddeval.metrics.paired import LOWER_IS_BETTER, Comparison, compare, flips
 from ddeval.metrics.readings import closed_set
 from ddeval.metrics.resampling import N_RESAMPLES
 from ddeval.score import folder
-from ddeval.score.numbers import OVERLAYS, judged_rows
+from ddeval.score.numbers import OVERLAYS, Judged, judged_rows
 
 N_FLIPS = 60
 """Flips kept of each pair and direction, the surest first."""
@@ -43,7 +42,20 @@ class Joined:
     version: str
     facts: dict[str, dict[str, Any]]
     """run.json of each."""
+    runs: dict[str, Path]
+    """Folder of each."""
+    judged: dict[str, Judged]
+    """What each was judged by, before images that another run lacks were left out."""
     notes: tuple[str, ...]
+
+    @property
+    def manifest(self) -> pd.DataFrame:
+        """The manifest with the labels of this version, by image_id."""
+        return next(iter(self.judged.values())).manifest
+
+    @property
+    def manifest_path(self) -> Path:
+        return next(iter(self.judged.values())).manifest_path
 
 
 class Criterion(Section):
@@ -135,6 +147,8 @@ def join(
         other_class=first.predictions.other_class,
         version=first.version,
         facts={name: folder.read_run(run) for name, run in zip(names, runs, strict=True)},
+        runs=dict(zip(names, runs, strict=True)),
+        judged=dict(zip(names, read, strict=True)),
         notes=tuple(notes),
     )
 
@@ -266,32 +280,3 @@ def gate_answers(
         "sentence": f"{run}: {said}.",
         "criteria": criteria,
     }
-
-
-def write_comparison(
-    out: Path, joined: Joined, comparison: Comparison, *, baseline: str, gate: dict[str, Any] | None
-) -> dict[str, Any]:
-    """The tables of a comparison in folder `out`, and the JSON twin, which is returned."""
-    others = [name for name in joined.names if name != baseline]
-    for name in ("values", "differences", "mcnemar", "best"):
-        io.write_parquet(out / f"{name}.parquet", getattr(comparison, name))
-    flipped = [flip_table(joined, run, baseline) for run in others]
-    io.write_parquet(out / "flips.parquet", pd.concat(flipped, ignore_index=True))
-    result = {
-        "runs": list(joined.names),
-        "baseline": baseline,
-        "labels": joined.version,
-        "n_images": comparison.n_images,
-        "n_groups": comparison.n_groups,
-        "is_synthetic": any(facts.get("is_synthetic") for facts in joined.facts.values()),
-        "group_unit": next(iter(joined.facts.values())).get("group_unit", "groups"),
-        "notes": list(joined.notes),
-        "inputs": {name: facts["checkpoint"] | {"run": name} for name, facts in joined.facts.items()},
-        "values": comparison.values.to_dict("records"),
-        "differences": comparison.differences.to_dict("records"),
-        "mcnemar": comparison.mcnemar.to_dict("records"),
-        "best": comparison.best.to_dict("records"),
-        "gate": gate,
-    }
-    io.write_json(out / "comparison.json", result)
-    return result

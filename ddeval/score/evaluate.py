@@ -69,7 +69,8 @@ def evaluate(
         note(line)
     facts = folder.read_run(run)
     by_id = found.manifest.set_index("image_id")
-    gallery, unreadable = write_gallery(run, found.errors, by_id, _roots(facts, found.manifest_path))
+    shown = found.errors.head(N_GALLERY)
+    gallery, unreadable = with_thumbnails(run, shown, by_id, image_roots(facts, found.manifest_path))
     if unreadable:
         note(f"images of the gallery that could not be shown: {unreadable}")
     write_numbers(run, found, gallery)
@@ -83,27 +84,26 @@ def evaluate(
     return found.result
 
 
-def write_gallery(
-    run: Path, errors: pd.DataFrame, manifest: pd.DataFrame, roots: Sequence[Path]
+def with_thumbnails(
+    into: Path, rows: pd.DataFrame, manifest: pd.DataFrame, roots: Sequence[Path]
 ) -> tuple[pd.DataFrame, int]:
-    """The first errors with a `thumbnail` each (None where it cannot be shown), and how many cannot.
+    """The rows with a `thumbnail` each in folder `into`, None where it cannot be shown; how many cannot.
 
     Thumbnails hold pixels only and are named by a hash, since an image id may be no file name.
     """
-    shown = errors.head(N_GALLERY).copy()
-    images = manifest["image"].reindex(shown["image_id"]) if "image" in manifest else [None] * len(shown)
+    images = manifest["image"].reindex(rows["image_id"]) if "image" in manifest else [None] * len(rows)
     paths: list[str | None] = []
-    for image_id, image in zip(shown["image_id"], images, strict=True):
+    for image_id, image in zip(rows["image_id"], images, strict=True):
         name = f"thumbnails/{thumbnail_name(image_id)}"
         try:
             if pd.isna(image):
                 raise ImageError("missing", "no image")
-            if not (run / name).is_file():
-                io.write_bytes(run / name, thumbnail(decode(io.resolve(str(image), roots))))
+            if not (into / name).is_file():
+                io.write_bytes(into / name, thumbnail(decode(io.resolve(str(image), roots))))
             paths.append(name)
         except (ImageError, InputError):
             paths.append(None)
-    return shown.assign(thumbnail=pd.Series(paths, index=shown.index, dtype=object)), paths.count(None)
+    return rows.assign(thumbnail=pd.Series(paths, index=rows.index, dtype=object)), paths.count(None)
 
 
 def write_numbers(run: Path, found: Numbers, gallery: pd.DataFrame) -> None:
@@ -123,5 +123,6 @@ def write_numbers(run: Path, found: Numbers, gallery: pd.DataFrame) -> None:
     io.write_json(target / "metrics.json", found.result)
 
 
-def _roots(facts: dict[str, Any], manifest: Path) -> list[Path]:
+def image_roots(facts: dict[str, Any], manifest: Path) -> list[Path]:
+    """Where the photographs of a run may lie."""
     return [io.place(root) for root in facts.get("image_roots", [])] or [manifest.parent]

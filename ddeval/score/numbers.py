@@ -90,9 +90,10 @@ def numbers(
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
     calibrators: Choice = "quick",
+    only: pd.Index | None = None,
 ) -> Numbers:
-    """The numbers of a run. Arguments and errors as `ddeval.score.evaluate.evaluate`."""
-    found = judged_rows(run, labels, manifest=manifest, overlays=overlays)
+    """The numbers of a run, over the images `only` where given. The rest as in `ddeval.score.evaluate`."""
+    found = judged_rows(run, labels, manifest=manifest, overlays=overlays, only=only)
     facts, splits, version = found.facts, found.splits, found.version
     judged, label_of, notes = found.predictions, found.labels, list(found.notes)
 
@@ -141,6 +142,7 @@ def numbers(
             "seed": seed,
             "n_resamples": n_resamples,
             "calibrators": calibrators,
+            **({} if only is None else {"only": io.value_sha256(sorted(only))}),
         },
     }
     errors = confident_errors(judged, label_of)
@@ -151,9 +153,17 @@ def numbers(
 
 
 def judged_rows(
-    run: Path, labels: str | Path | None = None, *, manifest: Path | None = None, overlays: Path = OVERLAYS
+    run: Path,
+    labels: str | Path | None = None,
+    *,
+    manifest: Path | None = None,
+    overlays: Path = OVERLAYS,
+    only: pd.Index | None = None,
 ) -> Judged:
-    """The predictions a run is judged by, with their labels. Errors as `ddeval.score.evaluate.evaluate`."""
+    """The predictions a run is judged by, with their labels; of the images `only` where given.
+
+    Errors as `ddeval.score.evaluate.evaluate`.
+    """
     facts = folder.read_run(run)
     predictions = read_predictions(run / folder.PREDICTIONS_FILE)
     path = manifest or manifest_path(run, facts)
@@ -166,6 +176,8 @@ def judged_rows(
 
     by_id = frame.set_index("image_id", drop=False)
     judged = _of_splits(predictions, splits)
+    if only is not None:
+        judged = judged.rows(judged.frame["image_id"].isin(only).to_numpy())
     rows = by_id.loc[judged.frame["image_id"]]
     label_of, is_labelled = label_codes(rows, predictions.class_names, where=str(path))
     n_unlabelled = int((~is_labelled).sum())

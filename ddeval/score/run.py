@@ -155,6 +155,7 @@ def prepare(
             "folder": io.shown(str(checkpoint.folder.resolve())) if checkpoint.folder else None,
             "settings": checkpoint.settings,
             "reported": checkpoint.reported,
+            "n_parameters": sum(parameter.numel() for parameter in checkpoint.module.parameters()),
         },
         "manifest": {"path": io.shown(str(manifest.resolve())), "sha256": sha256, "n_images": len(frame)},
         "image_roots": [io.shown(str(root.resolve())) for root in roots],

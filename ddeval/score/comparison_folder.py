@@ -1,0 +1,247 @@
+"""The folder of a comparison: every table its page is drawn from, made so that it can be made again.
+
+    reports/<name>/
+        comparison.json       the JSON twin of the page; `made_from` is what makes it again
+        values.parquet …      one file a table
+        run-1/ run-2/ …       each run's own numbers on the compared images, laid out as a run folder
+        thumbnails/           of the photographs in the galleries
+
+What the numbers mean is written in `ddeval.metrics`; `ddeval.score.verify` makes all of it again.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ddeval import io
+from ddeval.errors import InputError
+from ddeval.metrics.resampling import N_RESAMPLES
+from ddeval.score import comparison, folder
+from ddeval.score.comparison import Joined
+from ddeval.score.evaluate import N_GALLERY, image_roots, with_thumbnails, write_numbers
+from ddeval.score.numbers import OVERLAYS, Numbers, numbers
+
+COMPARISON_FILE = "comparison.json"
+PATHS = ("gate", "reported", "overlays")
+REPORTED = ("run", "metric", "value", "notes")
+"""Columns of a table of checkpoints whose numbers were typed in."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What makes a comparison: the same answers and files give the same tables."""
+
+    runs: tuple[Path, ...]
+    baseline: str | None = None
+    """Name or folder of a run; the first where None."""
+    labels: str | None = None
+    is_common: bool = False
+    gate: Path | None = None
+    reported: Path | None = None
+    seed: int = 0
+    n_resamples: int = N_RESAMPLES
+    overlays: Path = OVERLAYS
+
+    def made_from(self) -> dict[str, Any]:
+        """As JSON, files by their full path."""
+        held = asdict(self) | {"runs": [str(run.resolve()) for run in self.runs]}
+        return held | {name: str(held[name].resolve()) for name in PATHS if held[name] is not None}
+
+    @classmethod
+    def of(cls, made_from: Mapping[str, Any]) -> "Asked":
+        """The inverse of `made_from`."""
+        held = {name: made_from[name] for name in cls.__dataclass_fields__}
+        held |= {name: Path(held[name]) for name in PATHS if held[name] is not None}
+        return cls(**held | {"runs": tuple(Path(run) for run in held["runs"])})
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison before it is written."""
+
+    joined: Joined
+    tables: dict[str, pd.DataFrame]
+    """By file name without the ending."""
+    facts: dict[str, Any]
+    """comparison.json, but for what the ledger says."""
+
+
+def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -> Compared:
+    """Every table of a comparison; nothing is written and the ledger is not touched.
+
+    Raises
+    ------
+    InputError
+        As `ddeval.score.comparison.join`, for a gate that asks for what is not there, and for a table of
+        reported numbers that does not fit.
+    """
+    joined = comparison.join(
+        asked.runs, labels=asked.labels, overlays=asked.overlays, is_common=asked.is_common
+    )
+    for line in joined.notes:
+        note(line)
+    by_folder = {str(run): name for name, run in joined.runs.items()}
+    baseline = by_folder.get(str(asked.baseline), asked.baseline) or joined.names[0]
+    found = comparison.compared(joined, baseline=baseline, seed=asked.seed, n_resamples=asked.n_resamples)
+    others = [name for name in joined.names if name != baseline]
+    gate = None
+    if asked.gate is not None:
+        criteria = comparison.read_gate(asked.gate)
+        gate = comparison.gate_answers(
+            criteria, found, run=others[-1], baseline=baseline, where=str(asked.gate)
+        )
+        gate["sha256"] = io.file_sha256(asked.gate)
+
+    tables = {name: getattr(found, name) for name in ("values", "differences", "mcnemar", "best")}
+    flipped = [comparison.flip_table(joined, run, baseline) for run in others]
+    tables |= {"flips": pd.concat(flipped, ignore_index=True), "about": _about(joined)}
+    if asked.reported is not None:
+        tables["reported"] = read_reported(asked.reported)
+    facts = {
+        "runs": list(joined.names),
+        "baseline": baseline,
+        "candidate": others[-1],
+        "labels": joined.version,
+        "splits": next(iter(joined.facts.values()))["splits"],
+        "class_names": list(joined.class_names),
+        "other_class": joined.other_class,
+        "n_images": found.n_images,
+        "n_groups": found.n_groups,
+        "is_synthetic": any(facts.get("is_synthetic") for facts in joined.facts.values()),
+        "group_unit": next(iter(joined.facts.values())).get("group_unit", "groups"),
+        "notes": list(joined.notes),
+        "inputs": {name: _input(facts) for name, facts in joined.facts.items()},
+        "gate": gate,
+        "made_from": asked.made_from(),
+    }
+    return Compared(joined, tables, facts)
+
+
+def write(made: Compared, out: Path, *, note: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Write the folder of a comparison, enter the look into the ledger, and give the JSON twin."""
+    joined, facts = made.joined, dict(made.facts)
+    look = {"run": ", ".join(joined.names), "splits": facts["splits"], "labels": joined.version}
+    if facts["gate"] is not None:
+        seen = folder.first_look(joined.manifest_path, gate_sha256=facts["gate"]["sha256"], look=look)
+        facts["gate"] = facts["gate"] | {"first_look": seen}
+    unrecorded = folder.record_look(joined.manifest_path, look)
+    if unrecorded:
+        note(unrecorded)
+    looks = [
+        seen for seen in folder.read_looks(joined.manifest_path) if seen.get("splits") == facts["splits"]
+    ]
+    facts["looks"] = [{name: seen.get(name) for name in ("time", "run", "labels")} for seen in looks]
+
+    tables = dict(made.tables)
+    roots = image_roots(next(iter(joined.facts.values())), joined.manifest_path)
+    tables["flips"], n_missing = with_thumbnails(out, tables["flips"], joined.manifest, roots)
+    for i, name in enumerate(joined.names, start=1):
+        n_missing += write_run_numbers(out / f"run-{i}", joined, name, made.facts["made_from"])
+    if n_missing:
+        note(f"images of the galleries that could not be shown: {n_missing}")
+    for stale in out.glob("*.parquet"):
+        if stale.stem not in tables:
+            stale.unlink()
+    for name, table in tables.items():
+        io.write_parquet(out / f"{name}.parquet", table)
+    twin = facts | {name: table.to_dict("records") for name, table in tables.items() if name != "flips"}
+    io.write_json(out / COMPARISON_FILE, twin)
+    return twin
+
+
+def write_run_numbers(out: Path, joined: Joined, name: str, made_from: Mapping[str, Any]) -> int:
+    """A run's own numbers on the compared images, laid out as a run folder; how many photographs lack.
+
+    They are taken from the run where it has them for these images and labels, and made where not.
+    """
+    run, facts = joined.runs[name], joined.facts[name]
+    stored = run / f"labels-{joined.version}"
+    io.write_json(out / folder.RUN_FILE, facts)
+    if (run / folder.QUARANTINE_FILE).is_file():
+        shutil.copyfile(run / folder.QUARANTINE_FILE, out / folder.QUARANTINE_FILE)
+    if _has_these(stored, joined, name):
+        shutil.copytree(stored, out / stored.name, dirs_exist_ok=True)
+        gallery = out / stored.name / "curves" / "gallery.parquet"
+        shown = io.read_parquet(gallery)[0] if gallery.is_file() else pd.DataFrame({"thumbnail": []})
+        for path in shown["thumbnail"].dropna():
+            (out / "thumbnails").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(run / path, out / path)
+        return int(shown["thumbnail"].isna().sum())
+    found = run_numbers(joined, name, made_from)
+    roots = image_roots(facts, joined.manifest_path)
+    shown, n_missing = with_thumbnails(out, found.errors.head(N_GALLERY), joined.manifest, roots)
+    write_numbers(out, found, shown)
+    return n_missing
+
+
+def run_numbers(joined: Joined, name: str, made_from: Mapping[str, Any]) -> Numbers:
+    """A run's own numbers on the compared images, from its predictions."""
+    is_whole = len(joined.judged[name].labels) == len(joined.image_ids)
+    return numbers(
+        joined.runs[name], made_from["labels"], overlays=Path(made_from["overlays"]), seed=made_from["seed"],
+        n_resamples=made_from["n_resamples"], only=None if is_whole else pd.Index(joined.image_ids),
+    )  # fmt: skip
+
+
+def read_reported(path: Path) -> pd.DataFrame:
+    """Typed-in numbers: a CSV file of `run, metric, value, notes`, shares between 0 and 1."""
+    frame = io.read_csv(path)
+    lacking = [name for name in REPORTED[:3] if name not in frame]
+    if lacking:
+        raise InputError(
+            str(path),
+            f"no column {', '.join(lacking)}",
+            expected=", ".join(REPORTED),
+            todo="Write one row a checkpoint and metric.",
+        )
+    values = pd.to_numeric(frame["value"], errors="coerce")
+    if values.isna().any():
+        row = int(values.isna().to_numpy().argmax())
+        raise InputError(
+            f"{path} line {io.line_of_row(path, row)}",
+            f"value {frame['value'].iloc[row]!r}",
+            expected="a number, a share between 0 and 1",
+            todo="Correct the cell.",
+        )
+    return frame.assign(value=values, notes=frame.get("notes"))[list(REPORTED)]
+
+
+def _has_these(stored: Path, joined: Joined, name: str) -> bool:
+    """Whether a run's stored numbers are over the compared images under the compared labels."""
+    if not (stored / "metrics.json").is_file():
+        return False
+    result, judged = io.read_json(stored / "metrics.json"), joined.judged[name]
+    told = result["made_from"]
+    found = (told["labels_sha256"], told["predictions"], result["n_images"])
+    wanted = (judged.labels_sha256, judged.predictions.fingerprint, len(joined.image_ids))
+    return bool(found == wanted)
+
+
+def _about(joined: Joined) -> pd.DataFrame:
+    """What each checkpoint costs and what is known about it; empty cells where unknown."""
+    rows = []
+    for name, facts in joined.facts.items():
+        checkpoint = facts["checkpoint"]
+        notes = [str(note) for note in facts.get("notes", [])]
+        rows.append(
+            {
+                "run": name,
+                "n_parameters": checkpoint.get("n_parameters"),
+                "latency_p95_ms": checkpoint.get("latency_p95_ms"),
+                "notes": "; ".join([str(checkpoint.get("kind", "")), *notes]),
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.astype({"n_parameters": float, "latency_p95_ms": float})
+
+
+def _input(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What of run.json a reader of the page may want to check."""
+    checkpoint = {name: facts["checkpoint"].get(name) for name in ("name", "kind", "sha256")}
+    names = ("fingerprint", "device", "dtype", "batch_size", "n_images", "n_groups", "versions")
+    manifest = facts.get("manifest", {}).get("sha256")
+    return {"checkpoint": checkpoint, "manifest": manifest} | {n: facts[n] for n in names if n in facts}
