@@ -126,7 +126,7 @@ def check(
     """
     from ddeval.data.fields import read_schema
     from ddeval.data.overview import manifest_overview
-    from ddeval.io import read_text
+    from ddeval.io import local, read_text
 
     project = find_project()
     mapping, path = _to_check(manifest, project)
@@ -139,7 +139,9 @@ def check(
     found = None
     if path is not None:
         names = (
-            [line.strip() for line in read_text(classes).splitlines() if line.strip()] if classes else None
+            [line.strip() for line in read_text(local(classes)).splitlines() if line.strip()]
+            if classes
+            else None
         )
         with console.progress("reading images", _n_rows(path) if hash_files else 0) as tick:
             found = manifest_overview(
@@ -172,11 +174,13 @@ def check(
 
 def _to_check(given: Path | None, project: "Project | None") -> tuple[Path | None, Path | None]:
     """The mapping and the manifest to look at; of a project that has no manifest yet, the mapping alone."""
+    from ddeval.io import local
+
     if given is not None:
         return (given, None) if given.suffix in (".yaml", ".yml") else (None, given)
     project = project or the_project()
     mapping = project.mapping
-    if mapping and not (project.manifest and project.manifest.is_file()):
+    if mapping and not (project.manifest and local(project.manifest, missing_ok=True).is_file()):
         return mapping, None
     return mapping, _named(None)
 
@@ -191,27 +195,57 @@ def _mapped(path: Path, project: "Project | None") -> "tuple[Mapped, FeatureSche
 
 
 def _checkpoint_schema(spec: str) -> "FeatureSchema":
-    """The questionnaire of a checkpoint, from its artefact folder; no weights are read."""
+    """The questionnaire of a checkpoint: its own, or its adapter's; no weights are read."""
     from ddeval.config import artefact_location, find_config, read_config
     from ddeval.data.fields import FeatureSchema, read_schema
+    from ddeval.io import local, place, there
 
-    folder = Path(spec)
-    if not folder.is_dir():
+    folder = place(spec)
+    if not folder.is_dir() and "://" not in spec:
         config = find_config(spec)
         if config is None:
             raise InputError(
                 "--checkpoint", spec, expected="a config name or artefact folder", todo="Check the name."
             )
-        folder = Path(artefact_location(read_config(config)))
-    if not folder.is_dir():
+        folder = place(artefact_location(read_config(config)))
+    files = [folder / name for name in ("config.json", "labels.txt", "feature_schema.json", "adapter.yaml")]
+    if not any(there(files).values()):
         raise InputError(
             "--checkpoint",
             f"{folder}, no such folder here",
             expected="its artefact folder",
             todo="Set $DDEVAL_ARTEFACTS to the folder that holds it.",
         )
-    path = folder / "feature_schema.json"
-    return read_schema(path) if path.is_file() else FeatureSchema(())
+    project = find_project()
+    adapters = [local(files[3], missing_ok=True), *([project.folder / files[3].name] if project else [])]
+    adapter = next((path for path in adapters if path.is_file()), None)
+    own = local(files[2], missing_ok=True)
+    if adapter is not None and '"format": "ddeval/' not in _text_of(local(files[0], missing_ok=True)):
+        return _adapted_schema(adapter)
+    return read_schema(own) if own.is_file() else FeatureSchema(())
+
+
+def _adapted_schema(adapter: Path) -> "FeatureSchema":
+    """The schema in our words that an adapter names; an InputError where their code encodes the answers."""
+    from ddeval.config import config_file, read_yaml
+    from ddeval.data.fields import FeatureSchema, read_schema
+
+    said = read_yaml(adapter)
+    model = said.get("model") if isinstance(said, dict) else None
+    if isinstance(said, dict) and said.get("features"):
+        raise InputError(
+            f"{adapter} features", f"{said['features']}, code of yours that encodes the answers",
+            expected="a schema in our words to compare with", todo="Leave --checkpoint out; score tells.",
+        )  # fmt: skip
+    name = model.get("feature_schema") if isinstance(model, dict) else None
+    where = f"{adapter} model.feature_schema"
+    return read_schema(config_file(name, beside=adapter, where=where)) if name else FeatureSchema(())
+
+
+def _text_of(path: Path) -> str:
+    from ddeval.io import read_text
+
+    return read_text(path) if path.is_file() else ""
 
 
 def _say_mapped(mapped: "Mapped", path: Path) -> None:
@@ -369,9 +403,10 @@ def _dealt(frame: "pd.DataFrame", fractions: str, seed: int) -> "pd.Series":
 def _written(path: Path, frame: "pd.DataFrame", *, force: bool, dry_run: bool) -> bool:
     """Whether the manifest was written; one that says the same already is left as it is."""
     from ddeval.data.manifest import manifest_sha256, read_manifest, without_withdrawn, write_manifest
+    from ddeval.io import local
 
     frame = without_withdrawn(frame, path)
-    if path.is_file() and not force:
+    if local(path, missing_ok=True).is_file() and not force:
         if manifest_sha256(read_manifest(path, allow_leaks=True)) == manifest_sha256(frame):
             return False
         raise InputError(

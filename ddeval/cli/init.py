@@ -33,7 +33,9 @@ feature_schema: feature_schema.json
 def init(
     data: Annotated[
         list[Path],
-        typer.Argument(metavar="DATA…", help="Your tables, CSV or Parquet; the first gives the rows."),
+        typer.Argument(
+            metavar="DATA…", help="Your tables, CSV or Parquet, here or s3://…; the first gives the rows."
+        ),
     ],
     images: Annotated[
         Path | None, typer.Option(help="Folder of the photographs [that of the first table].")
@@ -51,13 +53,11 @@ def init(
 
     Example: ddeval init cases.csv labels.csv --images photos --classes labels.txt
     """
-    import os
-
     from ddeval.config import parse_config
     from ddeval.data.conditions import read_conditions
     from ddeval.data.mapping import Mapping, feature_schema
-    from ddeval.data.proposal import as_yaml, propose
-    from ddeval.io import read_text, write_json, write_text
+    from ddeval.data.proposal import as_yaml, path_from, propose
+    from ddeval.io import local, read_text, write_json, write_text
     from ddeval.project import FILE, write_project
 
     folder = Path.cwd()
@@ -69,13 +69,14 @@ def init(
             expected="none",
             todo="Edit or remove it.",
         )
-    names = [line.strip() for line in read_text(classes).splitlines() if line.strip()] if classes else None
+    lines = read_text(local(classes)).splitlines() if classes else []
+    names = [line.strip() for line in lines if line.strip()] if classes else None
     found = propose(
         data, folder=folder, classes=names, conditions=read_conditions(conditions) if conditions else None
     )
     text = as_yaml(found)
     schema = feature_schema(parse_config(found.mapping, Mapping, where=MAPPING_FILE))
-    root = os.path.relpath(images or data[0].parent, folder)
+    root = path_from(folder, images or data[0].parent)
     if not dry_run:
         write_text(folder / MAPPING_FILE, text)
         write_json(folder / "feature_schema.json", schema.to_dict())

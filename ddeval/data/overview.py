@@ -151,11 +151,12 @@ def _files(frame: pd.DataFrame, roots: Sequence[Path]) -> tuple[pd.Series, pd.Se
 def _hashes(files: pd.Series, tick: Callable[[int], None]) -> pd.Series:
     """Hash of the bytes of each file that can be read."""
     found = {}
-    for image_id, path in files.dropna().items():
-        try:
-            found[image_id] = hashlib.sha256(read_bytes(path)).hexdigest()
-        except ImageError:
-            continue  # told by the check on missing files, or as a quarantined row when it is scored
-        finally:
-            tick(1)
+    with io.fetched_ahead(files.dropna()):
+        for image_id, path in files.dropna().items():
+            try:
+                found[image_id] = hashlib.sha256(read_bytes(path)).hexdigest()
+            except ImageError:
+                continue  # told by the check on missing files, or as a quarantined row when it is scored
+            finally:
+                tick(1)
     return pd.Series(found, dtype=object)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from ddeval import io
 from ddeval.data import guesses
 from ddeval.data.conditions import Conditions
 from ddeval.data.draft import Proposal, as_yaml
@@ -84,7 +85,7 @@ def _tables(p: Proposal, paths: Sequence[Path], folder: Path) -> pd.DataFrame:
     entries: list[dict[str, str]] = []
     rows = pd.DataFrame()
     for path in paths:
-        entry = {"path": Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()}
+        entry = {"path": path_from(folder, path)}
         try:
             table = read_source(TableSpec(**entry), folder)
         except InputError as error:
@@ -110,6 +111,13 @@ def _tables(p: Proposal, paths: Sequence[Path], folder: Path) -> pd.DataFrame:
         entries.append(entry)
     p.mapping["tables"] = entries
     return rows
+
+
+def path_from(folder: Path, path: Path) -> str:
+    """A path as a file in `folder` names it: relative, or the address of an object."""
+    if io.in_bucket(io.place(path)):
+        return io.shown(str(io.place(path)))
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
 def _key(rows: pd.DataFrame, table: pd.DataFrame, path: Path) -> str:
