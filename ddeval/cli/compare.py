@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ddeval.cli import FINDINGS, console
+from ddeval.cli.options import Conditions, Prevalence, shares
 from ddeval.project import find_project
 
 
@@ -23,6 +24,8 @@ def compare(
     reported: Annotated[
         Path | None, typer.Option(help="CSV of typed-in numbers: run, metric, value, notes.")
     ] = None,
+    conditions: Conditions = None,
+    prevalence: Prevalence = None,
     out: Annotated[Path | None, typer.Option(help="HTML file [reports/DATE-compare-BASELINE.html].")] = None,
     photos: Annotated[bool, typer.Option("--photos", help="Put patients' photographs in.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
@@ -39,8 +42,9 @@ def compare(
     from ddeval.score import comparison_folder
 
     asked = comparison_folder.Asked(
-        tuple(runs), baseline, labels, common, gate, reported, seed=seed, n_resamples=n_resamples
-    )
+        tuple(runs), baseline, labels, common, gate, reported,
+        conditions=conditions, prevalence=shares(prevalence), seed=seed, n_resamples=n_resamples,
+    )  # fmt: skip
     made = comparison_folder.compared(asked, note=console.note)
     today, project = datetime.now(UTC).strftime("%Y-%m-%d"), find_project()
     reports = project.reports if project else Path("reports")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ddeval.cli import COMMANDS, console, embedded
+from ddeval.cli.options import Conditions, Prevalence, shares
 from ddeval.errors import InputError
 from ddeval.project import find_project
 
@@ -68,6 +69,8 @@ def score(
     calibrators: Annotated[
         Literal["quick", "all", "none"], typer.Option(help="Calibrators compared; all may take minutes.")
     ] = "quick",
+    conditions: Conditions = None,
+    prevalence: Prevalence = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
     n_resamples: Annotated[int, typer.Option(min=1, help="Bootstrap draws of the intervals.")] = 2000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, nothing else.")] = False,
@@ -109,6 +112,8 @@ def score(
         seed=seed,
         n_resamples=n_resamples,
         calibrators=calibrators,
+        conditions=conditions,
+        prevalence=shares(prevalence),
         note=console.note,
     )
     found = reproduced(run, result, job=job, workers=workers)

@@ -6,7 +6,7 @@ difference is. Which runs may be compared is decided before (same images, labels
 arrays here are already aligned.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -31,7 +31,13 @@ from ddeval.metrics.resampling import (
 POWER = 0.8
 """Chance with which the minimum detectable effect would be found."""
 
-LOWER_IS_BETTER = ("nll", "brier_score", "aurc", "augrc", "target_wrong", "calibration_gap")
+Key = tuple[str, str]
+"""Subset and metric."""
+
+LOWER_IS_BETTER = (
+    "nll", "brier_score", "aurc", "eaurc", "augrc", "target_wrong", "calibration_gap", "expected_cost",
+    "malignant_missed", "malignant_missed_per_1000", "urgent_missed", "urgent_missed_per_1000",
+)  # fmt: skip
 
 
 class Comparison(NamedTuple):
@@ -61,6 +67,7 @@ def compare(
     class_names: Sequence[str] | None = None,
     other_class: str | None = None,
     case_ids: npt.NDArray[Any] | None = None,
+    more: Mapping[str, Callable[[Weights], Mapping[Key, Floats]]] | None = None,
     n_resamples: int = N_RESAMPLES,
     confidence_level: float = CONFIDENCE_LEVEL,
 ) -> Comparison:
@@ -86,6 +93,9 @@ def compare(
         Every other run is compared with this one; without it every pair is, the later with the earlier.
     class_names, other_class, case_ids
         As in `ddeval.metrics.summary.summarise`.
+    more : mapping of run to function, optional
+        Further numbers of each run, (subset, metric) -> (B,), as a function of weights (B, N): decisions,
+        subgroups. The same keys for every run; they see the same resamples.
 
     Raises
     ------
@@ -116,7 +126,9 @@ def compare(
     if case_of is not None:
         group_of, n_groups = joined_groups(group_of, case_of)
     readings = {run: _readings(labels, probs, names, other_class, case_of) for run, probs in checked.items()}
-    replicates, values = _replicates(readings, group_of, n_groups, rng=rng, n_resamples=n_resamples)
+    replicates, values = _replicates(
+        readings, more or {}, group_of, n_groups, rng=rng, n_resamples=n_resamples
+    )
 
     pairs = (
         [(run, baseline) for run in runs if run != baseline]
@@ -157,8 +169,6 @@ def flips(labels: Labels, probs_a: Probs, probs_b: Probs) -> npt.NDArray[np.int6
     return result
 
 
-Key = tuple[str, str]
-"""Subset and metric."""
 Replicates = dict[str, dict[Key, Floats]]
 """Run -> key -> value in each resample, (B,)."""
 
@@ -180,6 +190,7 @@ def _readings(
 
 def _replicates(
     readings: Mapping[str, Sequence[Reading]],
+    more: Mapping[str, Callable[[Weights], Mapping[Key, Floats]]],
     group_of: npt.NDArray[np.intp],
     n_groups: int,
     *,
@@ -197,6 +208,7 @@ def _replicates(
                 for name, numbers in measure(weights.T[reading.image_of].T).items()
                 if numbers.ndim == 1
             }
+            | (dict(more[run](weights)) if run in more else {})
             for run, of_run in measures.items()
         }
 
@@ -252,7 +264,7 @@ def _difference_rows(
                     "ci_low": low[0],
                     "ci_high": high[0],
                     "se": se,
-                    "p_value": _p_value(drawn),
+                    "p_value": two_sided_p(drawn),
                     "minimum_detectable": reach * se,
                     "n_undefined": int(n_undefined[0]),
                 }
@@ -262,7 +274,7 @@ def _difference_rows(
     return pd.DataFrame(rows)
 
 
-def _p_value(drawn: Floats) -> float:
+def two_sided_p(drawn: Floats) -> float:
     """Two-sided, from the share of resamples at or beyond 0; NaN where no resample has a value."""
     drawn = drawn[np.isfinite(drawn)]
     if not drawn.size:

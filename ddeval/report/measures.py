@@ -19,6 +19,8 @@ class Measure:
     better: Literal["high", "low", "zero", "neither"] = "high"
 
 
+RISK_GROUPS = ("malignant", "urgent")
+
 MEASURES: dict[str, Measure] = {
     "top_1_accuracy": Measure(
         "Top-1 accuracy",
@@ -159,6 +161,55 @@ MEASURES: dict[str, Measure] = {
         "Coverage at 10 % risk",
         "percent",
         "Largest share of images answered with at most 10 % of answers wrong.",
+    ),
+    **{
+        f"{group}_right": Measure(
+            f"{group.capitalize()}: right",
+            "percent",
+            f"Share of the {group} images answered with a class at least as serious.",
+        )
+        for group in RISK_GROUPS
+    },
+    **{
+        f"{group}_deferred": Measure(
+            f"{group.capitalize()}: deferred",
+            "percent",
+            f"Share of the {group} images handed to a person.",
+            "neither",
+        )
+        for group in RISK_GROUPS
+    },
+    **{
+        f"{group}_missed": Measure(
+            f"{group.capitalize()}: missed",
+            "percent",
+            f"Share of the {group} images answered with something less serious.",
+            "low",
+        )
+        for group in RISK_GROUPS
+    },
+    **{
+        f"{group}_missed_per_1000": Measure(
+            f"{group.capitalize()} missed per 1,000",
+            "per_1000",
+            "Of 1,000 patients at the stated prevalence.",
+            "low",
+        )
+        for group in RISK_GROUPS
+    },
+    **{
+        f"malignant_sensitivity_at_specificity_{percent}": Measure(
+            f"Malignant sensitivity at {percent} % specificity",
+            "percent",
+            "Share of the malignant images referred by the threshold that spares so many of the others.",
+        )
+        for percent in (80, 90, 95)
+    },
+    "expected_cost": Measure(
+        "Expected cost",
+        "probability",
+        "Mean cost of the answers, where a needless look costs 1 and a miss what conditions.yaml says.",
+        "low",
     ),
 }
 

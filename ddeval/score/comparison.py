@@ -1,61 +1,37 @@
-"""A comparison: several runs joined by image, so that `ddeval.metrics.paired` can be asked about them.
+"""A comparison: `ddeval.metrics.paired` asked about joined runs, with what is at stake and for whom.
 
-Runs on other images, labels or classes are refused by name, or compared on the stated intersection.
+Which runs may be compared is decided in `ddeval.score.joined`. Every table here is a frame with a column
+`run`; `ddeval.score.clinical` makes the same tables for one run.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
 from ddeval.config import Section, parse_config, read_yaml
+from ddeval.data.conditions import Conditions
 from ddeval.errors import InputError
+from ddeval.metrics.arrays import Floats, Weights
 from ddeval.metrics.calibration import ece
 from ddeval.metrics.gate import Kind, judged, overall
-from ddeval.metrics.paired import LOWER_IS_BETTER, Comparison, compare, flips
+from ddeval.metrics.paired import LOWER_IS_BETTER, Comparison, Key, compare, flips
 from ddeval.metrics.readings import closed_set
-from ddeval.metrics.resampling import N_RESAMPLES
-from ddeval.score import folder
-from ddeval.score.numbers import OVERLAYS, Judged, judged_rows
+from ddeval.metrics.resampling import N_RESAMPLES, group_codes
+from ddeval.metrics.stakes import Stakes, consequences, harm_rows, net_benefit_table
+from ddeval.score.clinical import subgroup_calibration, subgroup_tables, sure_miss_table
+from ddeval.score.joined import Joined, join
+from ddeval.score.stakes import stakes_of
+
+__all__ = [
+    "Joined", "at_stake", "clinical_tables", "compared", "flip_table", "gate_answers", "join", "read_gate",
+]  # fmt: skip
 
 N_FLIPS = 60
 """Flips kept of each pair and direction, the surest first."""
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Runs on the same images, in one order of images and of classes."""
-
-    names: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-    pred_probs: dict[str, npt.NDArray[np.float64]]
-    image_ids: npt.NDArray[np.object_]
-    groups: npt.NDArray[np.object_]
-    case_ids: npt.NDArray[np.object_]
-    class_names: tuple[str, ...]
-    other_class: str | None
-    version: str
-    facts: dict[str, dict[str, Any]]
-    """run.json of each."""
-    runs: dict[str, Path]
-    """Folder of each."""
-    judged: dict[str, Judged]
-    """What each was judged by, before images that another run lacks were left out."""
-    notes: tuple[str, ...]
-
-    @property
-    def manifest(self) -> pd.DataFrame:
-        """The manifest with the labels of this version, by image_id."""
-        return next(iter(self.judged.values())).manifest
-
-    @property
-    def manifest_path(self) -> Path:
-        return next(iter(self.judged.values())).manifest_path
 
 
 class Criterion(Section):
@@ -74,100 +50,18 @@ class Gate(Section):
     criteria: Annotated[tuple[Criterion, ...], Field(min_length=1)]
 
 
-def join(
-    runs: Sequence[Path], *, labels: str | None = None, overlays: Path = OVERLAYS, is_common: bool = False
-) -> Joined:
-    """The runs' predictions on the same labelled images.
-
-    Raises
-    ------
-    InputError
-        Unless all runs have the same class names, images and labels; with `is_common` images that some
-        run lacks are left out and counted.
-    """
-    if len(runs) < 2:
-        raise InputError(
-            "ddeval compare", f"{len(runs)} run", expected="two or more", todo="Name another run folder."
-        )
-    names = _names(runs)
-    read = [judged_rows(run, labels, overlays=overlays) for run in runs]
-    first = read[0]
-    classes = first.predictions.class_names
-    for name, found in zip(names, read, strict=True):
-        ours, theirs = set(classes), set(found.predictions.class_names)
-        if ours != theirs or found.predictions.other_class != first.predictions.other_class:
-            odd = sorted(ours ^ theirs) or [f"other class {found.predictions.other_class}"]
-            raise InputError(
-                name,
-                f"other classes than {names[0]}: {', '.join(odd[:5])}",
-                expected="the same class list",
-                todo="Compare runs of one class list; a renamed class is mapped when it is scored.",
-            )
-    frames = [found.table() for found in read]
-    ids = frames[0].index
-    for frame in frames[1:]:
-        ids = ids.intersection(frame.index)
-    notes = []
-    for name, frame in zip(names, frames, strict=True):
-        n_more = len(frame) - len(ids)
-        if n_more and not is_common:
-            raise InputError(
-                name,
-                f"{n_more:,} images that another run has not",
-                expected="the same images in every run",
-                todo="Score them all on one manifest, or compare what they share with --common.",
-            )
-        if n_more:
-            notes.append(f"{name}: {n_more:,} images that another run has not were left out")
-    if ids.empty:
-        raise InputError(
-            ", ".join(names), "no image in all of them", expected="shared images", todo="Compare other runs."
-        )
-    ids = ids.sort_values()
-    base = frames[0].loc[ids]
-    for name, frame in zip(names[1:], frames[1:], strict=True):
-        differs = frame.loc[ids, "label"] != base["label"]
-        if differs.any():
-            raise InputError(
-                name,
-                f"label {frame.loc[ids, 'label'][differs].iloc[0]!r} of image {ids[differs][0]!r}, in "
-                f"{names[0]} {base['label'][differs].iloc[0]!r} ({int(differs.sum()):,} such)",
-                expected="the same labels",
-                todo="Score both under one label version with --labels.",
-            )
-    codes = pd.Index(classes).get_indexer(pd.Index(base["label"]))
-    return Joined(
-        names=tuple(names),
-        labels=codes.astype(np.int64),
-        pred_probs={name: found.probs_of(ids, classes) for name, found in zip(names, read, strict=True)},
-        image_ids=ids.to_numpy(dtype=object),
-        groups=base["group"].to_numpy(dtype=object),
-        case_ids=base["case_id"].to_numpy(dtype=object),
-        class_names=classes,
-        other_class=first.predictions.other_class,
-        version=first.version,
-        facts={name: folder.read_run(run) for name, run in zip(names, runs, strict=True)},
-        runs=dict(zip(names, runs, strict=True)),
-        judged=dict(zip(names, read, strict=True)),
-        notes=tuple(notes),
-    )
-
-
-def _names(runs: Sequence[Path]) -> list[str]:
-    """What the runs are called: by checkpoint where that tells them apart, else by folder, else by path."""
-    for names in (
-        [str(folder.read_run(run)["checkpoint"]["name"]) for run in runs],
-        [run.name for run in runs],
-    ):
-        if len(set(names)) == len(names):
-            return names
-    return [str(run) for run in runs]
-
-
 def compared(
-    joined: Joined, *, baseline: str | None, seed: int = 0, n_resamples: int = N_RESAMPLES
+    joined: Joined,
+    *,
+    baseline: str | None,
+    stakes: Stakes | None = None,
+    seed: int = 0,
+    n_resamples: int = N_RESAMPLES,
 ) -> Comparison:
-    """The paired numbers of joined runs; `baseline` is a run's name, by default the first."""
+    """The paired numbers of joined runs; `baseline` is a run's name, by default the first.
+
+    With `stakes` the numbers of `ddeval.metrics.stakes.consequences` are among them.
+    """
     base = baseline or joined.names[0]
     if base not in joined.names:
         raise InputError(
@@ -182,9 +76,74 @@ def compared(
         class_names=joined.class_names,
         other_class=joined.other_class,
         case_ids=joined.case_ids,
+        more={} if stakes is None else {run: _decisions(joined, run, stakes) for run in joined.names},
         n_resamples=n_resamples,
     )
     return found._replace(values=pd.concat([found.values, _calibration_errors(joined)], ignore_index=True))
+
+
+def at_stake(
+    joined: Joined, conditions: Conditions, *, prevalence: Mapping[str, float] | None = None
+) -> tuple[Stakes | None, list[str]]:
+    """What is at stake for the compared images. Arguments and notes as `ddeval.score.stakes.stakes_of`."""
+    return stakes_of(
+        joined.rows,
+        joined.class_names,
+        other_class=joined.other_class,
+        conditions=conditions,
+        prevalence=prevalence,
+    )
+
+
+def clinical_tables(
+    joined: Joined,
+    found: Comparison,
+    *,
+    baseline: str,
+    stakes: Stakes | None,
+    conditions: Conditions | None = None,
+    seed: int = 0,
+    n_resamples: int = N_RESAMPLES,
+) -> dict[str, pd.DataFrame]:
+    """`harm`, `net_benefit`, `sure_misses`, `subgroups`, `subgroup_extremes`, `subgroup_calibration`.
+
+    As the curves of one run, with a column `run` before the others; net benefit with its paired
+    difference to `baseline`. Without `stakes` the last three.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    if stakes is not None and conditions is not None:
+        of_images = found.values[found.values["subset"] == "all"]
+        group_of, n_groups = group_codes(joined.groups)
+        tables["harm"] = harm_rows(of_images, stakes, joined.groups)
+        tables["net_benefit"] = net_benefit_table(
+            joined.pred_probs, stakes, group_of=group_of, n_groups=n_groups, baseline=baseline,
+            rng=np.random.default_rng(seed), n_resamples=n_resamples,
+        )  # fmt: skip
+        tables["sure_misses"] = _of_runs(
+            {run: sure_miss_table(joined.answers(run), stakes, conditions) for run in joined.names}
+        )
+    by_group = {
+        run: subgroup_tables(joined.answers(run), stakes, seed=seed, n_resamples=n_resamples)
+        for run in joined.names
+    }
+    tables["subgroups"] = _of_runs({run: of.table for run, of in by_group.items()})
+    tables["subgroup_extremes"] = _of_runs({run: of.extremes for run, of in by_group.items()})
+    tables["subgroup_calibration"] = _of_runs(
+        {run: subgroup_calibration(joined.answers(run), seed=seed) for run in joined.names}
+    )
+    return tables
+
+
+def _of_runs(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The tables of several runs under each other, named in the first column."""
+    named = [frame.assign(run=run)[["run", *frame.columns]] for run, frame in frames.items()]
+    held = [frame for frame in named if len(frame)]
+    return pd.concat(held, ignore_index=True) if held else named[0]
+
+
+def _decisions(joined: Joined, run: str, stakes: Stakes) -> Callable[[Weights], dict[Key, Floats]]:
+    measure = consequences(joined.pred_probs[run], stakes)
+    return lambda weights: {("all", name): numbers for name, numbers in measure(weights).items()}
 
 
 def _calibration_errors(joined: Joined) -> pd.DataFrame:

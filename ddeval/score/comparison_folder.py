@@ -11,22 +11,24 @@ What the numbers mean is written in `ddeval.metrics`; `ddeval.score.verify` make
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ddeval import io
+from ddeval.data.conditions import read_conditions
 from ddeval.errors import InputError
 from ddeval.metrics.resampling import N_RESAMPLES
+from ddeval.project import conditions_path
 from ddeval.score import comparison, folder
 from ddeval.score.comparison import Joined
 from ddeval.score.evaluate import N_GALLERY, image_roots, with_thumbnails, write_numbers
 from ddeval.score.numbers import OVERLAYS, Numbers, numbers
 
 COMPARISON_FILE = "comparison.json"
-PATHS = ("gate", "reported", "overlays")
+PATHS = ("gate", "reported", "conditions", "overlays")
 REPORTED = ("run", "metric", "value", "notes")
 """Columns of a table of checkpoints whose numbers were typed in."""
 
@@ -42,6 +44,9 @@ class Asked:
     is_common: bool = False
     gate: Path | None = None
     reported: Path | None = None
+    conditions: Path | None = None
+    """The project's, else the shipped one, where None."""
+    prevalence: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     n_resamples: int = N_RESAMPLES
     overlays: Path = OVERLAYS
@@ -49,6 +54,7 @@ class Asked:
     def made_from(self) -> dict[str, Any]:
         """As JSON, files by their full path."""
         held = asdict(self) | {"runs": [str(run.resolve()) for run in self.runs]}
+        held["conditions"] = conditions_path(self.conditions)
         return held | {name: str(held[name].resolve()) for name in PATHS if held[name] is not None}
 
     @classmethod
@@ -86,7 +92,12 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         note(line)
     by_folder = {str(run): name for name, run in joined.runs.items()}
     baseline = by_folder.get(str(asked.baseline), asked.baseline) or joined.names[0]
-    found = comparison.compared(joined, baseline=baseline, seed=asked.seed, n_resamples=asked.n_resamples)
+    conditions = read_conditions(conditions_path(asked.conditions))
+    stakes, said = comparison.at_stake(joined, conditions, prevalence=asked.prevalence)
+    for line in said:
+        note(line)
+    draws = {"seed": asked.seed, "n_resamples": asked.n_resamples}
+    found = comparison.compared(joined, baseline=baseline, stakes=stakes, **draws)
     others = [name for name in joined.names if name != baseline]
     gate = None
     if asked.gate is not None:
@@ -98,6 +109,9 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
 
     tables = {name: getattr(found, name) for name in ("values", "differences", "mcnemar", "best")}
     flipped = [comparison.flip_table(joined, run, baseline) for run in others]
+    tables |= comparison.clinical_tables(
+        joined, found, baseline=baseline, stakes=stakes, conditions=conditions, **draws
+    )
     tables |= {"flips": pd.concat(flipped, ignore_index=True), "about": _about(joined)}
     if asked.reported is not None:
         tables["reported"] = read_reported(asked.reported)
@@ -113,7 +127,8 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         "n_groups": found.n_groups,
         "is_synthetic": any(facts.get("is_synthetic") for facts in joined.facts.values()),
         "group_unit": next(iter(joined.facts.values())).get("group_unit", "groups"),
-        "notes": list(joined.notes),
+        "notes": [*joined.notes, *said],
+        "prevalence": {} if stakes is None else dict(stakes.prevalence),
         "inputs": {name: _input(facts) for name, facts in joined.facts.items()},
         "gate": gate,
         "made_from": asked.made_from(),
@@ -163,7 +178,7 @@ def write_run_numbers(out: Path, joined: Joined, name: str, made_from: Mapping[s
     io.write_json(out / folder.RUN_FILE, facts)
     if (run / folder.QUARANTINE_FILE).is_file():
         shutil.copyfile(run / folder.QUARANTINE_FILE, out / folder.QUARANTINE_FILE)
-    if _has_these(stored, joined, name):
+    if _has_these(stored, joined, name, made_from):
         shutil.copytree(stored, out / stored.name, dirs_exist_ok=True)
         gallery = out / stored.name / "curves" / "gallery.parquet"
         shown = io.read_parquet(gallery)[0] if gallery.is_file() else pd.DataFrame({"thumbnail": []})
@@ -183,7 +198,8 @@ def run_numbers(joined: Joined, name: str, made_from: Mapping[str, Any]) -> Numb
     is_whole = len(joined.judged[name].labels) == len(joined.image_ids)
     return numbers(
         joined.runs[name], made_from["labels"], overlays=Path(made_from["overlays"]), seed=made_from["seed"],
-        n_resamples=made_from["n_resamples"], only=None if is_whole else pd.Index(joined.image_ids),
+        n_resamples=made_from["n_resamples"], conditions=Path(made_from["conditions"]),
+        prevalence=made_from["prevalence"], only=None if is_whole else pd.Index(joined.image_ids),
     )  # fmt: skip
 
 
@@ -210,15 +226,17 @@ def read_reported(path: Path) -> pd.DataFrame:
     return frame.assign(value=values, notes=frame.get("notes"))[list(REPORTED)]
 
 
-def _has_these(stored: Path, joined: Joined, name: str) -> bool:
-    """Whether a run's stored numbers are over the compared images under the compared labels."""
+def _has_these(stored: Path, joined: Joined, name: str, made_from: Mapping[str, Any]) -> bool:
+    """Whether a run's stored numbers are over the compared images, labels, conditions and prevalence."""
     if not (stored / "metrics.json").is_file():
         return False
     result, judged = io.read_json(stored / "metrics.json"), joined.judged[name]
     told = result["made_from"]
     found = (told["labels_sha256"], told["predictions"], result["n_images"])
     wanted = (judged.labels_sha256, judged.predictions.fingerprint, len(joined.image_ids))
-    return bool(found == wanted)
+    at_stake = (told.get("conditions_sha256"), told.get("prevalence"))
+    asked = (io.file_sha256(Path(made_from["conditions"])), dict(made_from["prevalence"]))
+    return bool(found == wanted and at_stake == asked)
 
 
 def _about(joined: Joined) -> pd.DataFrame:

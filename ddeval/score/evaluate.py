@@ -8,7 +8,7 @@ with thumbnails of the confident errors, and the look at the labels into the led
 No model runs here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ def evaluate(
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
     calibrators: Choice = "quick",
+    conditions: Path | None = None,
+    prevalence: Mapping[str, float] | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """The numbers of a run under a version of the labels: what `ddeval score --json` prints.
@@ -53,6 +55,10 @@ def evaluate(
         Where the manifest lies now, if not where the run found it; its content must be the same.
     calibrators : {"quick", "all", "none"}
         Methods compared in the table of calibrators, where the run has a calibration split.
+    conditions : Path, optional
+        Which diagnosis is malignant or urgent; the project's, else the shipped example.
+    prevalence : mapping of risk group to share, optional
+        Where the model will serve; the group's share of the images where not given.
     note : callable
         Told each sentence about what was left out.
 
@@ -64,6 +70,7 @@ def evaluate(
     found = numbers(
         run, labels, manifest=manifest, overlays=overlays,
         seed=seed, n_resamples=n_resamples, calibrators=calibrators,
+        conditions=conditions, prevalence=prevalence,
     )  # fmt: skip
     for line in found.notes:
         note(line)
@@ -74,6 +81,7 @@ def evaluate(
     if unreadable:
         note(f"images of the gallery that could not be shown: {unreadable}")
     write_numbers(run, found, gallery)
+    folder.update_run(run, conditions=str(found.conditions.resolve()))
     if found.overlay_path:
         overlay_paths = {**facts.get("overlays", {}), found.version: str(found.overlay_path.resolve())}
         folder.update_run(run, overlays=overlay_paths)

@@ -4,7 +4,7 @@ What a metric means is written in `ddeval.metrics`. Nothing is written here and 
 `ddeval.score.evaluate` keeps what comes out, `ddeval.score.verify` computes it again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +13,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from ddeval import io
+from ddeval.data.conditions import read_conditions
 from ddeval.data.overlay import apply_overlay, find_overlay, read_overlay
 from ddeval.errors import InputError
 from ddeval.metrics.arrays import top_class
 from ddeval.metrics.readings import closed_set
 from ddeval.metrics.resampling import N_RESAMPLES
 from ddeval.metrics.summary import summarise, summary_json
+from ddeval.project import conditions_path
 from ddeval.score import folder
+from ddeval.score.clinical import Answers, clinical
 from ddeval.score.predictions import Predictions, read_predictions
 from ddeval.score.recalibration import Choice, ClosedSet, closed_set_logits, recalibration
 from ddeval.score.rows import CALIBRATION, group_unit, manifest_path, unchanged_manifest
@@ -43,6 +46,7 @@ class Numbers(NamedTuple):
     """With the labels of this version."""
     manifest_path: Path
     overlay_path: Path | None
+    conditions: Path
     notes: tuple[str, ...]
     """What was left out, a sentence each."""
 
@@ -73,6 +77,18 @@ class Judged(NamedTuple):
         columns = self.predictions.frame[["image_id", "group", "case_id"]]
         return columns.assign(label=names[self.labels]).set_index("image_id")
 
+    def answers(self) -> Answers:
+        """The judged images with their rows of the manifest, for `ddeval.score.clinical`."""
+        frame = self.predictions.frame
+        return Answers(
+            self.labels,
+            self.predictions.pred_probs(),
+            self.manifest.loc[frame["image_id"]].reset_index(drop=True),
+            frame["group"].to_numpy(),
+            self.predictions.class_names,
+            self.predictions.other_class,
+        )
+
     def probs_of(self, image_ids: pd.Index, class_names: Sequence[str]) -> npt.NDArray[np.float64]:
         """Probabilities of these images, columns in the order of `class_names`."""
         rows = pd.Index(self.predictions.frame["image_id"]).get_indexer(image_ids)
@@ -91,6 +107,8 @@ def numbers(
     n_resamples: int = N_RESAMPLES,
     calibrators: Choice = "quick",
     only: pd.Index | None = None,
+    conditions: Path | None = None,
+    prevalence: Mapping[str, float] | None = None,
 ) -> Numbers:
     """The numbers of a run, over the images `only` where given. The rest as in `ddeval.score.evaluate`."""
     found = judged_rows(run, labels, manifest=manifest, overlays=overlays, only=only)
@@ -123,6 +141,18 @@ def numbers(
     if scaled:
         metrics = pd.concat([metrics, scaled.metrics], ignore_index=True)
         curves |= scaled.curves
+    conditions = conditions_path(conditions)
+    beyond = clinical(
+        found.answers(),
+        run=run.name,
+        conditions=read_conditions(conditions),
+        prevalence=prevalence,
+        seed=seed,
+        n_resamples=n_resamples,
+    )
+    metrics = pd.concat([m for m in (metrics, beyond.metrics) if len(m)], ignore_index=True)
+    curves |= beyond.curves
+    notes += beyond.notes
     result = {
         "run": run.name,
         "checkpoint": facts["checkpoint"]["name"],
@@ -142,13 +172,24 @@ def numbers(
             "seed": seed,
             "n_resamples": n_resamples,
             "calibrators": calibrators,
+            "conditions_sha256": io.file_sha256(conditions),
+            "prevalence": dict(prevalence or {}),
             **({} if only is None else {"only": io.value_sha256(sorted(only))}),
         },
     }
     errors = confident_errors(judged, label_of)
     frame = found.manifest.reset_index(drop=True)
     return Numbers(
-        version, metrics, curves, result, errors, frame, found.manifest_path, found.overlay_path, tuple(notes)
+        version=version,
+        metrics=metrics,
+        curves=curves,
+        result=result,
+        errors=errors,
+        manifest=frame,
+        manifest_path=found.manifest_path,
+        overlay_path=found.overlay_path,
+        conditions=conditions,
+        notes=tuple(notes),
     )
 
 

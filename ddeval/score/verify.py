@@ -5,7 +5,7 @@ seed, and compared cell by cell with what stands in the folder.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,7 @@ def verify(run: Path, *, manifest: Path | None = None) -> Verification:
         now = numbers(
             run, labels, manifest=manifest, seed=made_from["seed"],
             n_resamples=made_from["n_resamples"], calibrators=made_from["calibrators"],
+            conditions=_conditions(run, facts), prevalence=made_from.get("prevalence"),
         )  # fmt: skip
         tables = {"metrics.parquet": now.metrics}
         tables |= {f"curves/{name}.parquet": curve for name, curve in now.curves.items()}
@@ -76,6 +77,12 @@ def verify(run: Path, *, manifest: Path | None = None) -> Verification:
         found += list(_json_differences(target, result, computed))
         versions.append(version)
     return Verification(tuple(versions), n_cells, tuple(found))
+
+
+def _conditions(run: Path, facts: Mapping[str, Any]) -> Path | None:
+    """The conditions.yaml of the run, where it still lies; its hash is one of the numbers compared."""
+    path = Path(str(facts.get("conditions", "")))
+    return path if path.is_file() else None
 
 
 def _frame_differences(target: Path, name: str, computed: pd.DataFrame) -> Iterator[Difference]:

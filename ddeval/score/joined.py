@@ -1,0 +1,217 @@
+"""Runs joined by image: the same images, labels and classes for all, or a refusal by name.
+
+With `is_common` what the runs do not share is left out instead, image by image and class by class, and
+counted in a note: a comparison on the stated intersection.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ddeval.errors import InputError
+from ddeval.score import folder
+from ddeval.score.clinical import Answers
+from ddeval.score.numbers import OVERLAYS, Judged, judged_rows
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Runs on the same images, in one order of images and of classes."""
+
+    names: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    pred_probs: dict[str, npt.NDArray[np.float64]]
+    rows: pd.DataFrame
+    """Of the manifest with the labels of this version, one an image."""
+    groups: npt.NDArray[np.object_]
+    case_ids: npt.NDArray[np.object_]
+    class_names: tuple[str, ...]
+    other_class: str | None
+    version: str
+    facts: dict[str, dict[str, Any]]
+    """run.json of each."""
+    runs: dict[str, Path]
+    """Folder of each."""
+    judged: dict[str, Judged]
+    """What each was judged by, before images that another run lacks were left out."""
+    notes: tuple[str, ...]
+
+    @property
+    def image_ids(self) -> npt.NDArray[np.object_]:
+        return self.rows["image_id"].to_numpy(dtype=object)
+
+    @property
+    def manifest(self) -> pd.DataFrame:
+        """The manifest with the labels of this version, by image_id."""
+        return next(iter(self.judged.values())).manifest
+
+    @property
+    def manifest_path(self) -> Path:
+        return next(iter(self.judged.values())).manifest_path
+
+    def answers(self, run: str) -> Answers:
+        """One run, for `ddeval.score.clinical`."""
+        return Answers(
+            self.labels, self.pred_probs[run], self.rows, self.groups, self.class_names, self.other_class
+        )
+
+    def with_runs(self, pred_probs: dict[str, npt.NDArray[np.float64]], facts: dict[str, Any]) -> "Joined":
+        """With further runs on the same images after those that are there."""
+        return replace(
+            self,
+            names=(*self.names, *pred_probs),
+            pred_probs={**self.pred_probs, **pred_probs},
+            facts={**self.facts, **facts},
+        )
+
+
+def join(
+    runs: Sequence[Path], *, labels: str | None = None, overlays: Path = OVERLAYS, is_common: bool = False
+) -> Joined:
+    """The runs' predictions on the same labelled images.
+
+    Raises
+    ------
+    InputError
+        Unless all runs have the same class names, images and labels. With `is_common` images that some
+        run lacks, that carry another label somewhere, or whose class some run does not know are left
+        out and counted, and probabilities are renormalised over the shared classes.
+    """
+    if len(runs) < 2:
+        raise InputError(
+            "ddeval compare", f"{len(runs)} run", expected="two or more", todo="Name another run folder."
+        )
+    names = run_names(runs)
+    read = [judged_rows(run, labels, overlays=overlays) for run in runs]
+    notes: list[str] = []
+    classes, other_class = _classes(names, read, is_common=is_common, notes=notes)
+    frames = [found.table() for found in read]
+    ids = _images(names, frames, classes, is_common=is_common, notes=notes)
+    base = frames[0].loc[ids]
+    codes = pd.Index(classes).get_indexer(pd.Index(base["label"]))
+    return Joined(
+        names=tuple(names),
+        labels=codes.astype(np.int64),
+        pred_probs={
+            name: _over(found.probs_of(ids, classes)) for name, found in zip(names, read, strict=True)
+        },
+        rows=read[0].manifest.loc[ids].reset_index(drop=True),
+        runs=dict(zip(names, runs, strict=True)),
+        judged=dict(zip(names, read, strict=True)),
+        groups=base["group"].to_numpy(dtype=object),
+        case_ids=base["case_id"].to_numpy(dtype=object),
+        class_names=classes,
+        other_class=other_class,
+        version=read[0].version,
+        facts={name: folder.read_run(run) for name, run in zip(names, runs, strict=True)},
+        notes=tuple(notes),
+    )
+
+
+def run_names(runs: Sequence[Path]) -> list[str]:
+    """What the runs are called: by checkpoint where that tells them apart, else by folder, else by path."""
+    for names in (
+        [str(folder.read_run(run)["checkpoint"]["name"]) for run in runs],
+        [run.name for run in runs],
+    ):
+        if len(set(names)) == len(names):
+            return names
+    return [str(run) for run in runs]
+
+
+def _classes(
+    names: Sequence[str], read: Sequence[Judged], *, is_common: bool, notes: list[str]
+) -> tuple[tuple[str, ...], str | None]:
+    """The classes of the comparison in the first run's order, and which of them is `other`."""
+    first = read[0].predictions
+    others = {found.predictions.other_class for found in read}
+    shared = reduce(set.__and__, (set(found.predictions.class_names) for found in read))
+    for name, found in zip(names, read, strict=True):
+        odd = sorted(set(found.predictions.class_names) - shared)
+        if (odd or len(others) > 1) and not is_common:
+            said = ", ".join(odd[:5]) or f"other class {found.predictions.other_class}"
+            raise InputError(
+                name,
+                f"classes that another run has not: {said}",
+                expected="the same class list",
+                todo="Compare runs of one class list, or what they share with --common.",
+            )
+        if odd:
+            notes.append(f"{name}: classes that another run has not, left out: {', '.join(odd)}")
+    classes = tuple(name for name in first.class_names if name in shared)
+    other_class = first.other_class if len(others) == 1 else None
+    if len(others) > 1:  # one run's `other` is no class like another run's
+        classes = tuple(name for name in classes if name not in others)
+    if len(classes) < 2:
+        raise InputError(
+            ", ".join(names),
+            f"{len(classes)} class in all of them",
+            expected="two or more shared classes",
+            todo="Compare other runs.",
+        )
+    return classes, other_class
+
+
+def _images(
+    names: Sequence[str],
+    frames: Sequence[pd.DataFrame],
+    classes: Sequence[str],
+    *,
+    is_common: bool,
+    notes: list[str],
+) -> pd.Index:
+    """The images of the comparison, sorted."""
+    ids = reduce(pd.Index.intersection, (frame.index for frame in frames))
+    for name, frame in zip(names, frames, strict=True):
+        n_more = len(frame) - len(ids)
+        if n_more and not is_common:
+            raise InputError(
+                name,
+                f"{n_more:,} images that another run has not",
+                expected="the same images in every run",
+                todo="Score them all on one manifest, or compare what they share with --common.",
+            )
+        if n_more:
+            notes.append(f"{name}: {n_more:,} images that another run has not were left out")
+    ids = ids.sort_values()
+    label = frames[0].loc[ids, "label"]
+    for name, frame in zip(names[1:], frames[1:], strict=True):
+        differs = frame.loc[ids, "label"] != label
+        if differs.any() and not is_common:
+            raise InputError(
+                name,
+                f"label {frame.loc[ids, 'label'][differs].iloc[0]!r} of image {ids[differs][0]!r}, in "
+                f"{names[0]} {label[differs].iloc[0]!r} ({int(differs.sum()):,} such)",
+                expected="the same labels",
+                todo="Score both under one label version with --labels, or leave these out with --common.",
+            )
+        if differs.any():
+            notes.append(f"{name}: {int(differs.sum()):,} images with another label were left out")
+            ids, label = ids[~differs], label[~differs]
+    is_known = label.isin(classes).to_numpy()
+    if not is_known.all():
+        notes.append(
+            f"{int((~is_known).sum()):,} images of a class that some run does not know were left out"
+        )
+        ids = ids[is_known]
+    if ids.empty:
+        raise InputError(
+            ", ".join(names), "no image in all of them", expected="shared images", todo="Compare other runs."
+        )
+    return ids
+
+
+def _over(probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Rows that sum to 1 again; a row without anything on these classes is a tie of all."""
+    mass = probs.sum(axis=1, keepdims=True)
+    if np.allclose(mass, 1.0, atol=1e-3):
+        return probs
+    equal = np.full(probs.shape, 1.0 / probs.shape[1])
+    renormalised: npt.NDArray[np.float64] = np.divide(probs, mass, out=equal, where=mass > 0)
+    return renormalised
