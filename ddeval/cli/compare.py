@@ -17,6 +17,10 @@ def compare(
         str | None, typer.Option(help="Run every other is compared with [the first].")
     ] = None,
     gate: Annotated[Path | None, typer.Option(help="Criteria written before the run (YAML).")] = None,
+    candidate: Annotated[str | None, typer.Option(help="Run the gate is asked of [the last].")] = None,
+    bench: Annotated[
+        list[Path] | None, typer.Option(help="JSON of ddeval bench, for a latency; may be repeated.")
+    ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Label overlay: v0 (the manifest's), v1, a file.")
     ] = None,
@@ -42,7 +46,7 @@ def compare(
     from ddeval.score import comparison_folder
 
     asked = comparison_folder.Asked(
-        tuple(runs), baseline, labels, common, gate, reported,
+        tuple(runs), baseline, labels, common, gate, candidate, tuple(bench or []), reported,
         conditions=conditions, prevalence=shares(prevalence), seed=seed, n_resamples=n_resamples,
     )  # fmt: skip
     made = comparison_folder.compared(asked, note=console.note)

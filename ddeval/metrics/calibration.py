@@ -13,8 +13,10 @@ trusts what the public form checks. An image is right where its label alone has 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -39,6 +41,13 @@ from ddeval.metrics.binning import (
     measured,
     one_hot,
 )
+from ddeval.metrics.resampling import (
+    CONFIDENCE_LEVEL,
+    N_RESAMPLES,
+    Estimate,
+    group_codes,
+    group_weights,
+)
 from ddeval.metrics.scaling import fit_temperature
 
 __all__ = [
@@ -47,6 +56,7 @@ __all__ = [
     "classwise_ece",
     "ece",
     "ece_equal_mass",
+    "ece_interval",
     "fit_temperature",
     "mce",
     "nll",
@@ -136,6 +146,41 @@ def mce(labels: Labels, pred_probs: Probs, *, n_bins: int = 15, weights: Weights
 
 def mce_draws(labels: Labels, pred_probs: Probs, weights: Weights, *, n_bins: int = 15) -> Floats:
     return measured(maximum_measure, labels, pred_probs, weights, n_bins=n_bins)
+
+
+def ece_interval(
+    labels: Labels,
+    pred_probs: Probs,
+    *,
+    groups: npt.NDArray[Any],
+    rng: np.random.Generator,
+    n_bins: int = 15,
+    n_resamples: int = N_RESAMPLES,
+    confidence_level: float = CONFIDENCE_LEVEL,
+) -> Estimate:
+    """`ece` with an interval that holds for a calibrated model too, and is too wide rather than too short.
+
+    For a yes or no (a gate), where the band of `ddeval.metrics.floors` does not do. The error is a sum of
+    absolute gaps over bins, so it lies no further from the true one than the sum of the absolute errors of
+    the gaps; how large that sum gets by chance is what the resamples show. The low end is not below 0.
+
+    Arguments and errors as in `ece` and `ddeval.metrics.resampling.bootstrap`; NaN without images.
+    """
+    labels, pred_probs, _ = checked(labels, pred_probs, None)
+    if not len(labels):
+        return Estimate(np.nan, np.nan, np.nan, 0, 0, 0)
+    confidence, correct = confidence_and_correct(labels, pred_probs)
+    bins = one_hot(equal_width_bins(confidence, n_bins), n_bins)  # (N, B)
+    columns = np.column_stack([bins * (correct - confidence)[:, None], np.ones(len(labels))])
+    gaps = columns[:, :-1].mean(axis=0)
+    group_of, n_groups = group_codes(groups)
+    drawn = []
+    for weights in group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples):
+        sums = weighted_sums(weights, columns)
+        drawn.append(np.abs(sums[:, :-1] / sums[:, -1:] - gaps).sum(axis=1))
+    reach = float(np.quantile(np.concatenate(drawn), confidence_level))
+    value = float(np.abs(gaps).sum())
+    return Estimate(value, max(value - reach, 0.0), value + reach, len(labels), n_groups, 0)
 
 
 def ece_equal_mass(

@@ -5,20 +5,15 @@ Which runs may be compared is decided in `ddeval.score.joined`. Every table here
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
-from ddeval.config import Section, parse_config, read_yaml
 from ddeval.data.conditions import Conditions
 from ddeval.errors import InputError
 from ddeval.metrics.arrays import Floats, Weights
 from ddeval.metrics.calibration import ece
-from ddeval.metrics.gate import Kind, judged, overall
-from ddeval.metrics.paired import LOWER_IS_BETTER, Comparison, Key, compare, flips
+from ddeval.metrics.paired import Comparison, Key, compare, flips
 from ddeval.metrics.readings import closed_set
 from ddeval.metrics.resampling import N_RESAMPLES, group_codes
 from ddeval.metrics.stakes import Stakes, consequences, harm_rows, net_benefit_table
@@ -27,27 +22,11 @@ from ddeval.score.joined import Joined, join
 from ddeval.score.stakes import stakes_of
 
 __all__ = [
-    "Joined", "at_stake", "clinical_tables", "compared", "flip_table", "gate_answers", "join", "read_gate",
+    "Joined", "at_stake", "clinical_tables", "compared", "flip_table", "join",
 ]  # fmt: skip
 
 N_FLIPS = 60
 """Flips kept of each pair and direction, the surest first."""
-
-
-class Criterion(Section):
-    """One line of a gate file."""
-
-    name: str
-    metric: str
-    kind: Kind
-    bound: Annotated[float, Field(allow_inf_nan=False)]
-    subset: str = "all"
-
-
-class Gate(Section):
-    """A gate file: criteria written before the run."""
-
-    criteria: Annotated[tuple[Criterion, ...], Field(min_length=1)]
 
 
 def compared(
@@ -178,64 +157,3 @@ def flip_table(joined: Joined, run: str, baseline: str) -> pd.DataFrame:
     frame = frame[frame["direction"] != 0]
     frame = frame.sort_values(["direction", "confidence", "image_id"], ascending=[False, False, True])
     return frame.groupby("direction", sort=False).head(N_FLIPS).reset_index(drop=True)
-
-
-def read_gate(path: Path) -> Gate:
-    """The criteria in a gate file; an InputError names an unknown key or kind."""
-    gate: Gate = parse_config(read_yaml(path), Gate, where=str(path))
-    return gate
-
-
-def gate_answers(
-    gate: Gate, comparison: Comparison, *, run: str, baseline: str, where: str
-) -> dict[str, Any]:
-    """Each criterion's answer for `run` with its number, interval and n, and the answer of the whole gate."""
-    held = comparison.values.set_index(["run", "subset", "metric"])
-    gains = comparison.differences.set_index(["run", "baseline", "subset", "metric"])
-    criteria: list[dict[str, Any]] = []
-    for criterion in gate.criteria:
-        key = (criterion.subset, criterion.metric)
-        is_difference = criterion.kind in ("not_worse", "better")
-        table = gains if is_difference else held
-        place: Any = (run, baseline, *key) if is_difference else (run, *key)
-        if place not in table.index:
-            known = sorted(set(comparison.values["metric"]))
-            raise InputError(
-                f"{where}: {criterion.name}",
-                f"the metric {criterion.metric!r} of subset {criterion.subset!r}",
-                expected=f"one of {', '.join(known)}",
-                todo="Correct the gate file.",
-            )
-        row: Mapping[Any, Any] = table.loc[place].to_dict()
-        answer = judged(
-            criterion.kind,
-            criterion.bound,
-            ci_low=float(row["ci_low"]),
-            ci_high=float(row["ci_high"]),
-            lower_is_better=criterion.metric.removeprefix("open_") in LOWER_IS_BETTER,
-        )
-        criteria.append(
-            {
-                "name": criterion.name,
-                "answer": answer,
-                "metric": criterion.metric,
-                "kind": criterion.kind,
-                "is_difference": is_difference,
-                "value": float(row["difference" if is_difference else "value"]),
-                "ci_low": float(row["ci_low"]),
-                "ci_high": float(row["ci_high"]),
-                "bound": criterion.bound,
-                "n_images": comparison.n_images,
-                "n_groups": comparison.n_groups,
-            }
-        )
-    answer = overall(c["answer"] for c in criteria)
-    counts = {word: sum(c["answer"] == word for c in criteria) for word in ("pass", "fail", "cannot tell")}
-    said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
-    return {
-        "run": run,
-        "baseline": baseline,
-        "answer": answer,
-        "sentence": f"{run}: {said}.",
-        "criteria": criteria,
-    }

@@ -25,6 +25,7 @@ from ddeval.project import conditions_path
 from ddeval.score import comparison, folder
 from ddeval.score.comparison import Joined
 from ddeval.score.evaluate import N_GALLERY, image_roots, with_thumbnails, write_numbers
+from ddeval.score.gate import gate_answers, read_gate
 from ddeval.score.numbers import OVERLAYS, Numbers, numbers
 
 COMPARISON_FILE = "comparison.json"
@@ -43,6 +44,10 @@ class Asked:
     labels: str | None = None
     is_common: bool = False
     gate: Path | None = None
+    candidate: str | None = None
+    """Name or folder of the run the gate is asked of; the last but the baseline where None."""
+    bench: tuple[Path, ...] = ()
+    """JSON of `ddeval bench`."""
     reported: Path | None = None
     conditions: Path | None = None
     """The project's, else the shipped one, where None."""
@@ -55,6 +60,7 @@ class Asked:
         """As JSON, files by their full path."""
         held = asdict(self) | {"runs": [str(run.resolve()) for run in self.runs]}
         held["conditions"] = conditions_path(self.conditions)
+        held["bench"] = [str(path.resolve()) for path in self.bench]
         return held | {name: str(held[name].resolve()) for name in PATHS if held[name] is not None}
 
     @classmethod
@@ -62,7 +68,8 @@ class Asked:
         """The inverse of `made_from`."""
         held = {name: made_from[name] for name in cls.__dataclass_fields__}
         held |= {name: Path(held[name]) for name in PATHS if held[name] is not None}
-        return cls(**held | {"runs": tuple(Path(run) for run in held["runs"])})
+        held |= {name: tuple(Path(path) for path in held[name]) for name in ("runs", "bench")}
+        return cls(**held)
 
 
 @dataclass(frozen=True)
@@ -99,26 +106,30 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
     draws = {"seed": asked.seed, "n_resamples": asked.n_resamples}
     found = comparison.compared(joined, baseline=baseline, stakes=stakes, **draws)
     others = [name for name in joined.names if name != baseline]
-    gate = None
-    if asked.gate is not None:
-        criteria = comparison.read_gate(asked.gate)
-        gate = comparison.gate_answers(
-            criteria, found, run=others[-1], baseline=baseline, where=str(asked.gate)
-        )
-        gate["sha256"] = io.file_sha256(asked.gate)
-
     tables = {name: getattr(found, name) for name in ("values", "differences", "mcnemar", "best")}
     flipped = [comparison.flip_table(joined, run, baseline) for run in others]
     tables |= comparison.clinical_tables(
         joined, found, baseline=baseline, stakes=stakes, conditions=conditions, **draws
     )
+    candidate = by_folder.get(str(asked.candidate), asked.candidate) or others[-1]
+    if candidate not in others:
+        raise InputError(
+            f"--candidate {candidate}", "no such run", expected=f"one of {', '.join(others)}", todo="Name it."
+        )
+    gate = None
+    if asked.gate is not None:
+        gate = gate_answers(
+            read_gate(asked.gate), joined, found, tables,
+            run=candidate, baseline=baseline, where=str(asked.gate), bench=asked.bench, **draws,
+        )  # fmt: skip
+        gate["sha256"] = io.file_sha256(asked.gate)
     tables |= {"flips": pd.concat(flipped, ignore_index=True), "about": _about(joined)}
     if asked.reported is not None:
         tables["reported"] = read_reported(asked.reported)
     facts = {
         "runs": list(joined.names),
         "baseline": baseline,
-        "candidate": others[-1],
+        "candidate": candidate,
         "labels": joined.version,
         "splits": next(iter(joined.facts.values()))["splits"],
         "class_names": list(joined.class_names),

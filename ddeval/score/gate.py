@@ -1,0 +1,256 @@
+"""The gate file: criteria written before the run, each answered from an interval with its n.
+
+    criteria:
+      - {name: no worse at cancers, metric: malignant_right, kind: not_worse, bound: 0.02}
+      - {name: good enough,         metric: top_1_accuracy, kind: at_least, bound: 0.70}
+      - {name: for all skin types,  metric: largest_subgroup_gap, of: top_1_accuracy,
+         attribute: "skin type, stated by the patient", kind: at_most, bound: 0.10}
+      - {name: honest confidence,   metric: ece, kind: at_most, bound: 0.05}
+      - {name: fast enough,         metric: latency_p95_ms, kind: at_most, bound: 250}
+
+Any metric of the comparison may be asked for. `ddeval.metrics.gate` gives the answers; the hash of the
+file and the time it was first asked stand in the ledger beside the manifest.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from ddeval import io
+from ddeval.config import Section, parse_config, read_yaml
+from ddeval.errors import InputError
+from ddeval.metrics.calibration import ece_interval
+from ddeval.metrics.gate import Answer, Kind, judged, overall
+from ddeval.metrics.paired import LOWER_IS_BETTER, Comparison
+from ddeval.metrics.readings import closed_set
+from ddeval.metrics.resampling import N_RESAMPLES, quantile_interval
+from ddeval.score.joined import Joined
+
+LARGEST_GAP = "largest_subgroup_gap"
+LATENCY = "latency_p95_ms"
+
+
+class Criterion(Section):
+    """One line of a gate file."""
+
+    name: str
+    metric: str
+    kind: Kind
+    bound: Annotated[float, Field(allow_inf_nan=False)]
+    subset: str = "all"
+    of: str | None = None
+    """Of a largest gap: the metric that may not differ."""
+    attribute: str | None = None
+    """Of a largest gap, or of a group's own number: as in the table `subgroups`."""
+    group: str | None = None
+    """A number of this group of `attribute`."""
+
+    @model_validator(mode="after")
+    def _subgroups_are_named_in_full(self) -> "Criterion":
+        if self.metric == LARGEST_GAP and (self.of is None or self.attribute is None):
+            raise ValueError(f"{LARGEST_GAP} needs `of` (a metric) and `attribute`")
+        if self.group is not None and self.attribute is None:
+            raise ValueError("a `group` needs its `attribute`")
+        if self.kind in ("not_worse", "better") and (
+            self.metric in (LARGEST_GAP, LATENCY, "ece") or self.attribute is not None
+        ):
+            raise ValueError(f"{self.metric} can be at_least or at_most, not {self.kind}")
+        return self
+
+
+class Gate(Section):
+    """A gate file: criteria written before the run."""
+
+    criteria: Annotated[tuple[Criterion, ...], Field(min_length=1)]
+
+
+class Found(NamedTuple):
+    """What a criterion is answered from."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+    n_images: int
+    n_groups: int
+    note: str = ""
+
+
+def read_gate(path: Path) -> Gate:
+    """The criteria in a gate file; an InputError names an unknown key or kind."""
+    gate: Gate = parse_config(read_yaml(path), Gate, where=str(path))
+    return gate
+
+
+def gate_answers(
+    gate: Gate,
+    joined: Joined,
+    comparison: Comparison,
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    run: str,
+    baseline: str,
+    where: str,
+    bench: Sequence[Path] = (),
+    seed: int = 0,
+    n_resamples: int = N_RESAMPLES,
+) -> dict[str, Any]:
+    """Each criterion's answer for `run` with its number, interval and n, and the answer of the whole gate.
+
+    Parameters
+    ----------
+    tables : mapping
+        `ddeval.score.comparison.clinical_tables`: subgroups and their extremes.
+    bench : paths
+        JSON of `ddeval bench`: `checkpoint` (the run's name) and `latencies_ms`, or `latency_p95_ms` alone.
+
+    Raises
+    ------
+    InputError
+        For a criterion about a number that is not there.
+    """
+    criteria: list[dict[str, Any]] = []
+    for criterion in gate.criteria:
+        place = f"{where}: {criterion.name}"
+        if criterion.metric == LATENCY:
+            found = _latency(run, bench)
+        elif criterion.metric == LARGEST_GAP:
+            found = _largest_gap(criterion, tables["subgroup_extremes"], comparison, run, place)
+        elif criterion.attribute is not None:
+            found = _of_group(criterion, tables["subgroups"], run, place)
+        elif criterion.metric == "ece" and criterion.subset == "all":
+            found = _ece(joined, run, seed=seed, n_resamples=n_resamples)
+        else:
+            found = _of_comparison(criterion, comparison, run, baseline, place)
+        answer = judged(
+            criterion.kind,
+            criterion.bound,
+            ci_low=found.ci_low,
+            ci_high=found.ci_high,
+            lower_is_better=criterion.metric.removeprefix("open_") in LOWER_IS_BETTER,
+        )
+        criteria.append(
+            {
+                "name": criterion.name,
+                "answer": answer,
+                "metric": criterion.metric,
+                "of": criterion.of,
+                "attribute": criterion.attribute,
+                "group": criterion.group,
+                "kind": criterion.kind,
+                "is_difference": criterion.kind in ("not_worse", "better"),
+                "bound": criterion.bound,
+                **found._asdict(),
+            }
+        )
+    return {"run": run, "baseline": baseline, **_verdict(run, [c["answer"] for c in criteria])} | {
+        "criteria": criteria
+    }
+
+
+def _verdict(run: str, answers: Sequence[Answer]) -> dict[str, str]:
+    counts = {word: answers.count(word) for word in ("pass", "fail", "cannot tell")}
+    said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+    return {"answer": overall(answers), "sentence": f"{run}: {said}."}
+
+
+def _of_comparison(
+    criterion: Criterion, comparison: Comparison, run: str, baseline: str, place: str
+) -> Found:
+    """A number of the run, or its paired difference to the baseline."""
+    is_difference = criterion.kind in ("not_worse", "better")
+    table = comparison.differences if is_difference else comparison.values
+    at = (table["run"] == run) & (table["subset"] == criterion.subset)
+    at &= table["metric"] == criterion.metric
+    if is_difference:
+        at &= table["baseline"] == baseline
+    if not at.any():
+        raise InputError(
+            place,
+            f"the metric {criterion.metric!r} of subset {criterion.subset!r}",
+            expected=f"one of {', '.join(sorted({*comparison.values['metric'], LARGEST_GAP, LATENCY}))}",
+            todo="Correct the gate file.",
+        )
+    row = table[at].iloc[0]
+    value = row["difference" if is_difference else "value"]
+    low, high = float(row["ci_low"]), float(row["ci_high"])
+    return Found(float(value), low, high, comparison.n_images, comparison.n_groups)
+
+
+def _ece(joined: Joined, run: str, *, seed: int, n_resamples: int) -> Found:
+    """The ECE with the cautious interval of `ddeval.metrics.calibration.ece_interval`."""
+    rows, labels, probs = np.arange(len(joined.labels)), joined.labels, joined.pred_probs[run]
+    if joined.other_class is not None:
+        rows, labels, probs = closed_set(labels, probs, joined.class_names.index(joined.other_class))
+    rng = np.random.default_rng([seed, 6])
+    found = ece_interval(labels, probs, groups=joined.groups[rows], rng=rng, n_resamples=n_resamples)
+    return Found(found.value, found.ci_low, found.ci_high, found.n_images, found.n_groups)
+
+
+def _largest_gap(
+    criterion: Criterion, extremes: pd.DataFrame, comparison: Comparison, run: str, place: str
+) -> Found:
+    at = (extremes["run"] == run) & (extremes["kind"] == "largest_gap")
+    _check_attribute(criterion, extremes[at], str(criterion.of), place)
+    at &= (extremes["attribute"] == criterion.attribute) & (extremes["metric"] == criterion.of)
+    row = extremes[at].iloc[0]
+    who = f"{criterion.attribute}: {row['group']}" if isinstance(row["group"], str) else ""
+    note = "; ".join(part for part in (who, str(row["note"])) if part)
+    value, low, high = (float(row[c]) for c in ("value", "ci_low", "ci_high"))
+    return Found(value, low, high, comparison.n_images, comparison.n_groups, note)
+
+
+def _of_group(criterion: Criterion, subgroups: pd.DataFrame, run: str, place: str) -> Found:
+    of_run = subgroups[subgroups["run"] == run]
+    _check_attribute(criterion, of_run, criterion.metric, place)
+    of_run = of_run[(of_run["attribute"] == criterion.attribute) & (of_run["metric"] == criterion.metric)]
+    at = of_run["group"] == criterion.group
+    if not at.any():
+        raise InputError(
+            place,
+            f"the group {criterion.group!r}",
+            expected=f"one of {', '.join(of_run['group'])}",
+            todo="Correct the gate file.",
+        )
+    row = of_run[at].iloc[0]
+    value, low, high = (float(row[c]) for c in ("value", "ci_low", "ci_high"))
+    return Found(value, low, high, int(row["n_images"]), int(row["n_groups"]), str(row["note"]))
+
+
+def _check_attribute(criterion: Criterion, table: pd.DataFrame, metric: str, place: str) -> None:
+    for column, wanted in (("attribute", criterion.attribute), ("metric", metric)):
+        known = list(dict.fromkeys(table[column]))
+        if wanted not in known:
+            raise InputError(
+                place,
+                f"the {column} {wanted!r} of a subgroup",
+                expected=f"one of {', '.join(known)}" if known else "an attribute the manifest records",
+                todo="Correct the gate file.",
+            )
+
+
+def _latency(run: str, bench: Sequence[Path]) -> Found:
+    """p95 of the run's bench with its exact interval; without one, nothing is known."""
+    for path in bench:
+        told = io.read_json(path)
+        if not isinstance(told, dict) or "checkpoint" not in told:
+            raise InputError(
+                str(path),
+                "no `checkpoint`",
+                expected="the JSON of ddeval bench",
+                todo="Make it with: ddeval bench CHECKPOINT --json.",
+            )
+        if told["checkpoint"] != run:
+            continue
+        times = np.asarray(told.get("latencies_ms", []), dtype=np.float64)
+        if times.size:
+            value, low, high = quantile_interval(times, 0.95)
+            return Found(value, low, high, times.size, times.size)
+        return Found(
+            float(told.get(LATENCY, np.nan)), np.nan, np.nan, int(told.get("n", 0)), int(told.get("n", 0)),
+            "no interval: the bench holds no single times",
+        )  # fmt: skip
+    return Found(np.nan, np.nan, np.nan, 0, 0, f"no bench of {run}; pass one with --bench")
