@@ -258,7 +258,9 @@ def test_a_section_without_data_is_one_line_that_says_what_to_supply(tmp_path: P
     (run / "quarantine.parquet").unlink()
     page = page_of(run)
     sections = re.findall(r'<section id="(\w+)"[^>]* class="missingdata">(.*?)</section>', page, flags=re.S)
-    assert [name for name, _ in sections] == ["confusion", "calibration", "abstaining", "subgroups", "errors"]
+    assert [name for name, _ in sections] == [
+        "harm", "confusion", "calibration", "abstaining", "decisions", "subgroups", "errors",
+    ]  # fmt: skip
     assert all(body.count("<p") == 1 for _, body in sections)
     assert "Data checks: not run." in page
 

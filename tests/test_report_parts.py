@@ -10,8 +10,8 @@ import pytest
 
 from ddeval.metrics.arrays import softmax
 from ddeval.metrics.paired import Comparison, compare
-from ddeval.report import comparison, decisions, doubts
-from ddeval.report.components import Block, Page, Section, Table
+from ddeval.report import comparison, decisions, doubts, subgroups
+from ddeval.report.components import Block, DotPlot, Page, Section, Table
 from ddeval.report.page import render
 from tests.report_fixture import skin_patch
 
@@ -163,9 +163,9 @@ def test_harm_is_shown_as_counts_shares_and_per_thousand() -> None:
     assert figure.table is not None
     (row,) = figure.table.rows
     assert [cell.text.replace("\N{NO-BREAK SPACE}", " ") for cell in row] == [
-        "malignant, a", "100", "80 (80.0 %)", "15 (15.0 %)", "5 (5.0 %)", "0.5",
+        "malignant", "a", "100", "80 (80.0 %)", "15 (15.0 %)", "5 (5.0 %)", "0.5",
     ]  # fmt: skip
-    assert row[4].sub == "[2.0, 11.0]"
+    assert row[5].sub == "[2.0, 11.0]"
     assert 'class="share wrong"' in figure.drawing
     assert "malignant, a: 100 photographs" in figure.drawing
 
@@ -190,17 +190,25 @@ def test_net_benefit_stands_beside_referring_everybody() -> None:
     assert [row[0].text for row in figure.table.rows] == ["A", "A", "B", "B"]
 
 
-def test_a_suppressed_subgroup_keeps_its_row_and_its_reason() -> None:
+def test_a_suppressed_subgroup_is_named_with_its_patients_and_not_drawn() -> None:
     groups = pd.DataFrame(
-        {"attribute": ["sex", "skin type"], "group": ["female", "VI"], "value": [0.7, np.nan],
-         "ci_low": [0.6, np.nan], "ci_high": [0.8, np.nan], "n_images": [90, 4], "n_groups": [80, 3],
-         "note": ["", "under 10 patients"]}
+        {"run": "A", "attribute": "skin type", "group": ["II", "VI"], "metric": "top_1_accuracy",
+         "value": [0.7, np.nan], "ci_low": [0.6, np.nan], "ci_high": [0.8, np.nan], "n_images": [90, 4],
+         "n_groups": [80, 3], "gap": [0.01, np.nan], "gap_low": [-0.1, np.nan], "gap_high": [0.1, np.nan],
+         "p_holm": [0.9, np.nan], "standardised_gap": [0.02, np.nan], "standardised_low": [-0.1, np.nan],
+         "standardised_high": [0.1, np.nan], "note": ["", "fewer than 20 patients"]}
     )  # fmt: skip
-    plot = decisions.subgroup_plot(groups, "top_1_accuracy", whole=0.72)
-    page = html_of(plot)
+    section = subgroups.subgroup_section(groups, None, None, candidate="A", whole={"top_1_accuracy": 0.72})
+    plot = next(block for block in section.blocks if isinstance(block, DotPlot))
+    assert [row.name for row in plot.rows] == ["II"]
     assert plot.rows[0].text == "70.0\N{NO-BREAK SPACE}%"
-    assert '<span class="why">under 10 patients</span>' in page
-    assert "skin type: VI" in page
+    assert "Too few patients to be shown: VI (3)." in plot.how_to_read
+
+
+def test_without_subgroups_the_section_says_what_to_supply() -> None:
+    section = subgroups.subgroup_section(None, None, None, candidate="A", whole={})
+    assert section.is_missing
+    assert "skin_type" in html_of(*section.blocks)
 
 
 def flips() -> pd.DataFrame:
@@ -212,7 +220,9 @@ def flips() -> pd.DataFrame:
 
 def test_flips_name_both_answers(tmp_path: Path) -> None:
     (tmp_path / "t.webp").write_bytes(skin_patch(np.random.default_rng(0)))
-    gallery = comparison.flips_gallery(flips(), run="B", baseline="A", folder=tmp_path, has_photos=True)
+    gallery = comparison.flips_gallery(
+        flips(), right="B", wrong="A", run="B", baseline="A", folder=tmp_path, has_photos=True
+    )
     (card,) = gallery.cards
     assert card.photos[0].alt == "i1: labelled Acne; B says Acne, A says Rosacea"
     assert card.photos[0].data_uri.startswith("data:image/webp;base64,")
@@ -222,7 +232,9 @@ def test_flips_name_both_answers(tmp_path: Path) -> None:
 def test_every_gallery_leaves_photographs_out_unless_asked(tmp_path: Path) -> None:
     (tmp_path / "t.webp").write_bytes(skin_patch(np.random.default_rng(0)))
     galleries = (
-        comparison.flips_gallery(flips(), run="B", baseline="A", folder=tmp_path, has_photos=False),
+        comparison.flips_gallery(
+            flips(), right="A", wrong="B", run="B", baseline="A", folder=tmp_path, has_photos=False
+        ),
         doubts.doubtful_gallery(issues(), folder=tmp_path, has_photos=False),
         doubts.duplicates_gallery(pairs(), folder=tmp_path, has_photos=False),
     )

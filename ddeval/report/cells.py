@@ -4,6 +4,7 @@ Every section uses these; none of them changes a number.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ UNITS: dict[str, Unit] = {
     "coverage": "percent", "risk": "percent", "generalized_risk": "percent", "share": "percent",
     "share_of_label": "percent", "share_of_errors": "percent", "confidence": "percent", "accuracy": "percent",
     "n": "count", "rank": "count", "threshold": "probability", "net_benefit": "signed", "refer_all": "signed",
-    "p_value": "p_value", "temperature": "probability",
+    "p_value": "p_value", "p_holm": "p_value", "temperature": "probability", "per_1000": "per_1000",
+    "prevalence": "percent",
 }  # fmt: skip
 """How a column of a curve is written, where it is not a measure; `n_` begins a
 count, all else has three decimals."""
@@ -58,6 +60,53 @@ def perfect_band(run: RunTables, name: str, *, subset: str = "all") -> str:
     """What a perfectly calibrated model shows at this n, 5 to 95 %; empty where it was not simulated."""
     low, high = (run.number(f"{name}_floor_{end}", subset=subset) or UNKNOWN for end in ("low", "high"))
     return shown_interval(low.value, high.value, measure(name).unit)
+
+
+def runs_table(
+    runs: Sequence[RunTables],
+    names: Sequence[str],
+    *,
+    colours: Mapping[str, int],
+    id: str,
+    caption: str,
+    note: str = "",
+    is_folded: bool = False,
+) -> Table:
+    """Metrics as rows, checkpoints as columns; each value above its interval or its perfect band."""
+    rows = []
+    for name in names:
+        if any(run.number(name) for run in runs):
+            about = measure(name)
+            rows.append([Cell(about.title, title=about.meaning), *(_run_cell(run, name) for run in runs)])
+    columns = [Column("Measure", is_number=False)]
+    columns += [Column(run.name, series=colours[run.name]) for run in runs]
+    return Table(id, caption, columns, rows, is_sortable=False, note=note, is_folded=is_folded)
+
+
+def values_table(
+    values: pd.DataFrame, names: Sequence[str], *, colours: Mapping[str, int], id: str, caption: str
+) -> Table:
+    """As `runs_table`, from a table `run, metric, value, ci_low, ci_high`."""
+    held = {(row["run"], row["metric"]): row for row in values.to_dict("records")}
+    rows = []
+    for name in names:
+        if any((run, name) in held for run in colours):
+            about, row = measure(name), [Cell(measure(name).title, title=measure(name).meaning)]
+            for run in colours:
+                of = held.get((run, name))
+                number = Number(of["value"], of["ci_low"], of["ci_high"], 0, 0) if of else None
+                row.append(number_cell(number, about.unit) if number else Cell("–"))
+            rows.append(row)
+    columns = [Column("Measure", is_number=False)]
+    columns += [Column(run, series=series) for run, series in colours.items()]
+    return Table(id, caption, columns, rows, is_sortable=False)
+
+
+def _run_cell(run: RunTables, name: str) -> Cell:
+    cell = number_cell(run.number(name), measure(name).unit)
+    if name in BIASED_UP and (band := perfect_band(run, name)):
+        return replace(cell, sub=f"perfect: {band}")
+    return cell
 
 
 def number_cell(number: Number | None, unit: Unit) -> Cell:

@@ -78,8 +78,8 @@ def _pair_item(pair: Mapping[Hashable, Any], *, link: str) -> Cell:
     )
 
 
-def confusion_heat(run: RunTables, *, prefix: str = "") -> Heat:
-    """The confusion matrix, each row a label and its cells percent of the row."""
+def confusion_heat(run: RunTables, *, prefix: str = "", id: str = "") -> Heat:
+    """The confusion matrix, each row a label, in percent of the row; `id` tells two of a page apart."""
     confusion = run.curves[f"{prefix}confusion"]
     pairs = run.curve(f"{prefix}confused_pairs")
     shares = {} if pairs is None else dict(
@@ -101,11 +101,11 @@ def confusion_heat(run: RunTables, *, prefix: str = "") -> Heat:
     columns = [Column("", is_number=False), *(Column(name) for name in names)]
     caption = "Confusion: percent of each label’s photographs"
     return Heat(
-        f"{prefix}confusion-heat",
+        f"{id}{prefix}confusion-heat",
         "What was answered instead",
         "A row is a label, a column an answer; the numbers are percent of the row, the diagonal is right. "
         "Under 1 % has no colour. Rest on a cell for its counts.",
-        Table(f"{prefix}confusion-table", caption, columns, rows, is_sortable=False),
+        Table(f"{id}{prefix}confusion-table", caption, columns, rows, is_sortable=False),
         scale=[(heat_level(tick) or 0, f"{shown_tick(tick, 'percent')} %") for tick in HEAT_TICKS],
         row_title="labelled",
         column_title="answered",
@@ -160,11 +160,11 @@ def _dot_plot(
 ) -> DotPlot:
     numbers = {name: run.number(metric, class_name=name) or UNKNOWN for name in names}
     unit = measure(metric).unit
-    rows = [_dot_row(name, numbers[name], axis, unit, reference) for name in _falling(numbers)]
+    rows = [_dot_row(name, numbers[name], axis, unit, reference) for name in falling(numbers)]
     return DotPlot(metric.replace("_", "-"), title, how_to_read, rows, figures.plot_axis(axis), n_title="n")
 
 
-def _falling(numbers: Mapping[str, Number]) -> list[str]:
+def falling(numbers: Mapping[str, Number]) -> list[str]:
     """Names from the largest value down, the undefined last."""
     return sorted(
         numbers, key=lambda name: (is_undefined(numbers[name].value), -(sort_key(numbers[name].value) or 0))

@@ -1,9 +1,10 @@
-"""The page of a comparison: the gate first, the Round-1 table, and the evidence behind both.
+"""The page of a comparison: decision and harm first, the Round-1 table, and the evidence behind both.
 
-Drawn from the tables `ddeval compare` left in a folder and from each run's own; nothing is computed.
+Drawn from the folder `ddeval compare` left and from nothing else; nothing is computed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,76 @@ import pandas as pd
 
 from ddeval import io
 from ddeval.errors import InputError
-from ddeval.report.cells import facts_table, frame_table
+from ddeval.report import side_by_side
+from ddeval.report.cells import frame_table, values_table
 from ddeval.report.comparison import (
+    best_sentence,
     difference_sentence,
+    flips_gallery,
     forest,
     round_1_table,
     series_of,
+    versions_table,
 )
-from ddeval.report.components import Block, Fact, Page, Section, Text, missing
-from ddeval.report.decisions import gate_block
-from ddeval.report.evidence import definition_section
-from ddeval.report.page import render
-from ddeval.report.rounding import shown
+from ddeval.report.components import Block, Fact, Folded, Page, Section, Text, missing
+from ddeval.report.decisions import DECISIONS, decision_section, gate_block, harm_section
+from ddeval.report.evidence import (
+    compared_section,
+    definition_section,
+    errors_section,
+)
+from ddeval.report.guidelines import Reported
+from ddeval.report.inputs import RunTables, read_run_tables
+from ddeval.report.measures import measure
+from ddeval.report.page import SYNTHETIC_NOTE, render
+from ddeval.report.rounding import shown, shown_interval
+from ddeval.report.subgroups import measured_attributes, subgroup_section, whole_of
 
 FORESTS = ("top_1_accuracy", "top_3_accuracy", "balanced_accuracy", "auroc_macro", "nll", "augrc")
-SYNTHETIC_NOTE = (
-    "These photographs were drawn by a computer. No number on this page says anything about patients."
-)
+TILES = ("top_1_accuracy", "malignant_missed_per_1000", "coverage_at_risk_5")
+GATE_SENTENCES = {
+    "pass": "The gate is passed.",
+    "fail": "The gate is failed.",
+    "cannot tell": "The gate cannot be answered with these photographs.",
+}
+REQUIRED = ("values", "differences", "mcnemar", "best", "flips")
+
+
+@dataclass(frozen=True)
+class ComparisonTables:
+    """The folder of a comparison, read once."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    """comparison.json."""
+    tables: Mapping[str, pd.DataFrame]
+    """By file name without the ending."""
+    runs: Sequence[RunTables]
+    """Each run's own tables, in the order of comparison.json."""
+
+    def images(self, name: str) -> pd.DataFrame:
+        """A table's rows by image, not by case."""
+        table = self.tables[name]
+        return table[table["subset"] == "all"]
+
+    @property
+    def baseline(self) -> str:
+        return str(self.facts["baseline"])
+
+    @property
+    def candidate(self) -> RunTables:
+        """The run the page decides about: the one the gate was asked of, else the last named."""
+        return next(run for run in self.runs if run.name == self.facts["candidate"])
+
+    @property
+    def colours(self) -> dict[str, int]:
+        return series_of([run.name for run in self.runs])
+
+    def gain(self, metric: str) -> dict[Any, Any] | None:
+        """The candidate's difference to the baseline."""
+        rows = self.images("differences")
+        held = rows[(rows["run"] == self.facts["candidate"]) & (rows["metric"] == metric)]
+        return held.to_dict("records")[0] if len(held) else None
 
 
 def write_compare_report(folder: Path, out: Path, *, date: str, photos: bool = False) -> None:
@@ -36,8 +90,14 @@ def write_compare_report(folder: Path, out: Path, *, date: str, photos: bool = F
     Parameters
     ----------
     folder : Path
-        `comparison.json` and the tables beside it.
+        `comparison.json`, the tables beside it and the folders of the runs.
     """
+    compared = read_comparison(folder)
+    io.write_text(out, render(compare_page(compared, date=date, photos=photos)))
+
+
+def read_comparison(folder: Path) -> ComparisonTables:
+    """The tables of a comparison; an InputError says where there are none."""
     if not (folder / "comparison.json").is_file():
         raise InputError(
             str(folder),
@@ -46,75 +106,156 @@ def write_compare_report(folder: Path, out: Path, *, date: str, photos: bool = F
             todo="Make them with: ddeval compare RUN RUN.",
         )
     facts: dict[str, Any] = io.read_json(folder / "comparison.json")
-    tables = {name: io.read_parquet(folder / f"{name}.parquet")[0] for name in TABLES}
-    io.write_text(out, render(_page(facts, tables, date=date, photos=photos)))
+    tables = {path.stem: io.read_parquet(path)[0] for path in sorted(folder.glob("*.parquet"))}
+    lacking = [name for name in REQUIRED if name not in tables]
+    if lacking:
+        raise InputError(
+            str(folder), f"no {lacking[0]}.parquet", expected="the tables of a comparison",
+            todo="Make them again with: ddeval compare RUN RUN.",
+        )  # fmt: skip
+    runs = [
+        read_run_tables(folder / f"run-{i}", label_version=str(facts["labels"]))
+        for i in range(1, len(facts["runs"]) + 1)
+    ]
+    return ComparisonTables(folder, facts, tables, runs)
 
 
-TABLES = ("values", "differences", "mcnemar", "best", "flips")
-
-
-def _page(facts: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], *, date: str, photos: bool) -> Page:
-    baseline, is_synthetic = str(facts["baseline"]), bool(facts["is_synthetic"])
-    headline = _rows(tables["differences"], "all", "top_1_accuracy")
-    photographs = "shown" if photos or is_synthetic else "left out"
+def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page:
+    """The page, in the order it is read in a meeting."""
+    facts, tables, runs = compared.facts, compared.tables, compared.runs
+    candidate, colours, is_synthetic = compared.candidate, compared.colours, bool(facts["is_synthetic"])
+    has_photos = photos or is_synthetic
+    attributes = measured_attributes(tables.get("subgroups"))
+    numbers = values_table(
+        compared.images("values"), DECISIONS, colours=colours, id="decision-table",
+        caption="Decisions in numbers, with 95 % intervals",
+    )  # fmt: skip
+    reported = Reported(
+        n_looks=len(facts.get("looks", [])), attributes=attributes, has_net_benefit="net_benefit" in tables,
+        n_readers=len(tables.get("readers", [])), has_photos=has_photos,
+    )  # fmt: skip
     return Page(
         eyebrow=f"Comparison · {date}",
-        title=f"{len(facts['runs'])} checkpoints on the same photographs",
-        verdict=" ".join(difference_sentence(row) for row in headline.to_dict("records")),
+        title=f"{candidate.name} against {compared.baseline}",
+        verdict=_verdict(compared),
         stamp="SYNTHETIC" if is_synthetic else "",
         stamp_note=SYNTHETIC_NOTE if is_synthetic else "",
-        facts=(
-            Fact("Photographs", shown(facts["n_images"], "count")),
-            Fact(str(facts["group_unit"]).capitalize(), shown(facts["n_groups"], "count")),
-            Fact(
-                "Labels",
-                f"{facts['labels']}" + (" (as given, not vetted)" if facts["labels"] == "v0" else ""),
-            ),
-            Fact("Baseline", baseline),
-            Fact("Date", date),
-            Fact("Photographs in this file", photographs if len(tables["flips"]) else "none"),
-        ),
+        tiles=tuple(_tiles(compared)),
+        facts=tuple(_measured(compared, date=date, has_photos=has_photos)),
         sections=(
             _gate_section(facts["gate"]),
-            _round_1_section(tables, baseline),
-            _difference_section(tables["differences"], facts["runs"]),
-            _mcnemar_section(tables["mcnemar"]),
-            _flip_section(tables["flips"]),
-            _evidence_section(facts),
+            harm_section(tables.get("harm")),
+            _round_1_section(compared),
+            _difference_section(compared),
+            side_by_side.class_section(runs, candidate, colours),
+            side_by_side.confusion_section(runs, candidate, colours, link="errors-gallery"),
+            side_by_side.calibration_section(runs, colours),
+            side_by_side.abstaining_section(runs, colours),
+            decision_section(tables.get("net_benefit"), tables.get("sure_misses"), numbers, colours=colours),
+            subgroup_section(
+                tables.get("subgroups"),
+                tables.get("subgroup_extremes"),
+                tables.get("subgroup_calibration"),
+                candidate=candidate.name,
+                whole=whole_of(candidate),
+                series=colours[candidate.name],
+            ),
+            _flip_section(compared, has_photos=has_photos),
+            errors_section(candidate, has_photos=has_photos, title=f"Confident errors of {candidate.name}"),
+            compared_section(runs, candidate, facts, reported),
             definition_section(),
         ),
-        footer="Drawn by ddeval from the tables beside this file. It needs no network and sends nothing.",
+        footer=f"Drawn by ddeval from the tables in {compared.folder.name}/, of which comparison.json is the "
+        "JSON twin. This file needs no network and sends nothing.",
+        provenance={"page": "comparison", "comparison": compared.folder.name, "date": date, "photos": photos},
     )
+
+
+def _verdict(compared: ComparisonTables) -> str:
+    """The candidate against the baseline, then who cannot be told from the best: both from intervals."""
+    gain, gate = compared.gain("top_1_accuracy"), compared.facts["gate"]
+    said = [GATE_SENTENCES[gate["answer"]]] if gate else []
+    said += [difference_sentence(gain)] if gain else []
+    if len(compared.runs) > 2:
+        said.append(best_sentence(compared.images("best"), "top_1_accuracy"))
+    return " ".join(said)
+
+
+def _tiles(compared: ComparisonTables) -> Iterable[Fact]:
+    """The four numbers read first."""
+    gain, candidate = compared.gain("top_1_accuracy"), compared.candidate
+    if gain:
+        interval = shown_interval(gain["ci_low"], gain["ci_high"], "points")
+        yield Fact(f"Δ top-1 to {compared.baseline}", shown(gain["difference"], "points"), sub=interval)
+    for metric in TILES:
+        number, about = candidate.number(metric), measure(metric)
+        if number is not None:
+            text = shown(number.value, about.unit, n=number.n_images)
+            interval = shown_interval(number.ci_low, number.ci_high, about.unit)
+            yield Fact(about.title, text, sub=interval, title=about.meaning)
+
+
+def _measured(compared: ComparisonTables, *, date: str, has_photos: bool) -> Iterable[Fact]:
+    facts = compared.facts
+    manifest = str(compared.candidate.facts.get("manifest", {}).get("path", "")).rsplit("/", 1)[-1]
+    as_given = " (as given, not vetted)" if facts["labels"] == "v0" else ""
+    yield Fact("Data", f"{manifest or 'not given'}, split {', '.join(facts.get('splits', [])) or 'all'}")
+    yield Fact("Photographs", shown(facts["n_images"], "count"))
+    yield Fact(str(facts["group_unit"]).capitalize(), shown(facts["n_groups"], "count"))
+    yield Fact("Labels", f"{facts['labels']}{as_given}")
+    yield Fact("Date", date)
+    yield Fact("Photographs in this file", "shown" if has_photos else "left out")
 
 
 def _gate_section(gate: Mapping[str, Any] | None) -> Section:
     if gate is None:
-        return missing(
-            "gate",
-            "Gate",
-            "No criteria were given. Write them before the run and pass them with --gate gate.yaml.",
-        )
-    return Section("gate", "Gate", [gate_block(gate)])
+        supply = "No criteria were given. Write them before the run and pass them with --gate gate.yaml."
+        return missing("gate", "Decision", supply)
+    return Section("gate", "Decision", [gate_block(gate)])
 
 
-def _round_1_section(tables: Mapping[str, pd.DataFrame], baseline: str) -> Section:
-    of_images = {name: table[table["subset"] == "all"] for name, table in tables.items() if "subset" in table}
-    table = round_1_table(of_images["values"], of_images["differences"], of_images["best"], baseline=baseline)
-    note = Text(
-        "A checkpoint that is 'not told from the best' may be the best: the set holds the true best in "
-        "95 % of such samples, all pairs taken together.",
-        style="note",
-    )
-    return Section("round-1", "Checkpoints side by side", [table, note], menu="Side by side")
-
-
-def _difference_section(differences: pd.DataFrame, runs: list[str]) -> Section:
-    of_images = differences[differences["subset"] == "all"]
+def _round_1_section(compared: ComparisonTables) -> Section:
+    tables = compared.tables
     blocks: list[Block] = [
-        forest(of_images, metric, colours=series_of(runs))
+        round_1_table(
+            compared.images("values"), compared.images("differences"), compared.images("best"),
+            baseline=compared.baseline, about=tables.get("about"), reported=tables.get("reported"),
+            readers=tables.get("readers"),
+        )
+    ]  # fmt: skip
+    if len(compared.runs) > 2:
+        note = (
+            "A checkpoint “not told from the best” may be the best: the set holds the true best in 95 % of "
+            "such samples, all pairs taken together."
+        )
+        blocks.append(Text(note, style="note"))
+    if "readers" not in tables:
+        supply = "Human readers: not available. This comparison was given no readings of a closed batch."
+        blocks.append(Text(supply, style="missing"))
+    if "versions" in tables:
+        blocks.append(versions_table(tables["versions"], colours=compared.colours))
+    blocks.append(side_by_side.headline_table(compared.runs, compared.colours))
+    return Section("round-1", "Checkpoints side by side", blocks, menu="Side by side")
+
+
+def _difference_section(compared: ComparisonTables) -> Section:
+    differences = compared.images("differences")
+    forests: list[Block] = [
+        forest(differences, metric, colours=compared.colours, margin=_margin(compared, metric))
         for metric in FORESTS
-        if len(_rows(differences, "all", metric))
+        if (differences["metric"] == metric).any()
     ]
+    mcnemar = frame_table(
+        compared.tables["mcnemar"],
+        id="mcnemar-table",
+        caption="Right alone, and the exact test (counts images)",
+    )
+    counts = Text(
+        "McNemar's test counts images as if each were a patient. With several photographs a patient its "
+        "p-value is too small; it is here to be compared with other papers."
+    )
+    blocks = [*forests[:2], Folded("Other measures", forests[2:])] if len(forests) > 2 else forests
+    blocks.append(Folded("McNemar’s test, which counts images", [counts, mcnemar]))
     lead = (
         "Differences are taken within each resample of patients, so what the checkpoints share cancels. "
         "Where two separate intervals overlap, the paired one may still leave out 0."
@@ -122,38 +263,40 @@ def _difference_section(differences: pd.DataFrame, runs: list[str]) -> Section:
     return Section("differences", "Differences to the baseline", blocks, lead=lead, menu="Differences")
 
 
-def _mcnemar_section(table: pd.DataFrame) -> Section:
-    lead = (
-        "Counts images as if each were a patient. With several photographs a patient its p-value is too "
-        "small; it is here to be compared with other papers."
-    )
-    shown_table = frame_table(table, id="mcnemar-table", caption="Right alone, and the exact test")
-    return Section("mcnemar", "McNemar's test (counts images)", [shown_table], lead=lead, menu="McNemar")
+def _margin(compared: ComparisonTables, metric: str) -> float | None:
+    """The largest loss the gate allows, where it asks about this metric over all images."""
+    gate = compared.facts["gate"] or {"criteria": []}
+    asked = [c for c in gate["criteria"] if c["kind"] == "not_worse" and c["metric"] == metric]
+    return next((float(c["bound"]) for c in asked if c.get("subset", "all") == "all"), None)
 
 
-def _flip_section(table: pd.DataFrame) -> Section:
+def _flip_section(compared: ComparisonTables, *, has_photos: bool) -> Section:
+    table, candidate, baseline = compared.tables["flips"], compared.candidate.name, compared.baseline
     if table.empty:
-        return missing(
-            "flips", "Flips", "No photograph is answered rightly by one checkpoint and wrongly by another."
+        supply = "No photograph is answered rightly by one checkpoint and wrongly by another."
+        return missing("flips", "Flips", supply)
+    of = table[(table["run"] == candidate) & (table["baseline"] == baseline)]
+    blocks: list[Block] = [
+        flips_gallery(
+            of[of["direction"] == direction], right=right, wrong=wrong, run=candidate, baseline=baseline,
+            folder=compared.folder, has_photos=has_photos, id=id,
         )
-    named = table.assign(
-        who=[
-            r if d > 0 else b
-            for r, b, d in zip(table["run"], table["baseline"], table["direction"], strict=True)
-        ]
-    )
-    columns = ["who", "run", "image_id", "label", "predicted", "confidence", "baseline_predicted"]
-    shown_table = frame_table(
-        named[columns], id="flips-table", caption="The surest flips, each way", is_filterable=True
-    )
-    return Section("flips", "Flips: one right, the other wrong", [shown_table], menu="Flips")
-
-
-def _evidence_section(facts: Mapping[str, Any]) -> Section:
-    blocks: list[Block] = [facts_table(facts["inputs"], id="inputs", caption="What was compared")]
-    blocks += [Text(str(note), style="note") for note in facts["notes"]]
-    return Section("evidence", "Evidence", blocks)
-
-
-def _rows(table: pd.DataFrame, subset: str, metric: str) -> pd.DataFrame:
-    return table[(table["subset"] == subset) & (table["metric"] == metric)]
+        for direction, right, wrong, id in (
+            (1, candidate, baseline, "gained"),
+            (-1, baseline, candidate, "lost"),
+        )
+    ]  # fmt: skip
+    rest = table[table["run"] != candidate]
+    if len(rest):
+        named = rest.assign(
+            right=[
+                r if d > 0 else b
+                for r, b, d in zip(rest["run"], rest["baseline"], rest["direction"], strict=True)
+            ]
+        )
+        columns = ["run", "right", "label", "predicted", "confidence", "baseline_predicted", "image_id"]
+        caption = f"The surest flips of the others against {baseline}"
+        blocks.append(
+            frame_table(named[columns], id="flips-table", caption=caption, is_filterable=True, is_folded=True)
+        )
+    return Section("flips", "Flips: one right, the other wrong", blocks, menu="Flips")

@@ -44,7 +44,8 @@ def round_1_table(
     baseline: str,
     about: pd.DataFrame | None = None,
     reported: pd.DataFrame | None = None,
-    id: str = "round-1",
+    readers: pd.DataFrame | None = None,
+    id: str = "round-1-table",
 ) -> Table:
     """Checkpoints side by side: top-1, top-3, difference to the baseline, AUROC, ECE, cost, notes.
 
@@ -60,6 +61,9 @@ def round_1_table(
         `run, n_parameters, latency_p95_ms, notes`; empty cells where unknown.
     reported : DataFrame, optional
         `run, metric, value, notes` of checkpoints whose numbers were typed in: no interval, no test.
+    readers : DataFrame, optional
+        `reader, metric, value, ci_low, ci_high, n_cases, notes`: each reader against the consensus of the
+        others, and the checkpoints on the same cases.
     """
     runs = list(dict.fromkeys(values["run"]))
     colours = series_of(runs)
@@ -78,6 +82,7 @@ def round_1_table(
         row += [_value_cell(held.get((run, name)), name) for name in ROUND_1[2:]]
         rows.append(row + _cost_cells(described.get((run,), {})))
     rows += [] if reported is None else _reported_rows(reported)
+    rows += [] if readers is None else _reader_rows(readers)
     columns = [
         Column("Checkpoint", is_number=False),
         Column("Top-1"),
@@ -89,7 +94,61 @@ def round_1_table(
         Column("p95, ms"),
         Column("Notes", is_number=False),
     ]
-    return Table(id, "Checkpoints side by side", columns, rows)
+    caption = "The table of the round, with 95 % intervals"
+    return Table(id, caption, columns, rows, is_filterable=len(rows) > N_SERIES)
+
+
+def versions_table(versions: pd.DataFrame, *, colours: Mapping[str, int], id: str = "versions") -> Table:
+    """The same checkpoints under each version of the labels, with leave-one-proposer-out beside them.
+
+    Parameters
+    ----------
+    versions : DataFrame
+        `run, labels, metric, value, ci_low, ci_high, n_images, left_out` (accuracy without the label changes
+        that this checkpoint alone proposed; NaN where nobody knows who proposed), one row each.
+    """
+    named = list(dict.fromkeys(versions["labels"]))
+    held = _by(versions, "run", "labels", "metric")
+    rows = []
+    for run in colours:
+        for metric in dict.fromkeys(versions["metric"]):
+            cells = [Cell(run, series=colours[run]), Cell(measure(metric).title)]
+            for labels in named:
+                row = held.get((run, labels, metric))
+                cells.append(_value_cell(row, metric))
+                if labels != "v0":
+                    left = None if row is None else row.get("left_out")
+                    text = "–" if is_undefined(left) else shown(left, measure(metric).unit)
+                    cells.append(Cell(text, sort=None if is_undefined(left) else left))
+            rows.append(cells)
+    columns = [Column("Checkpoint", is_number=False), Column("Measure", is_number=False)]
+    for labels in named:
+        columns.append(Column(f"labels {labels}"))
+        if labels != "v0":
+            columns.append(Column(f"{labels}, own proposals left out"))
+    note = (
+        "The checkpoint that proposes cases for vetting gains from their correction. “Own proposals left "
+        "out” is the same number with the given label wherever it alone proposed the case."
+    )
+    return Table(id, "The same checkpoints under each version of the labels", columns, rows, note=note)
+
+
+def best_sentence(best: pd.DataFrame, metric: str) -> str:
+    """Which checkpoints may be the best by a metric, as the max-T set says.
+
+    Parameters
+    ----------
+    best : DataFrame
+        `run, metric, is_in_best_set`, one subset.
+    """
+    held = best[best["metric"] == metric]
+    names = list(held.loc[held["is_in_best_set"].astype(bool), "run"])
+    what = f"Of {shown(len(held), 'count')} checkpoints"
+    if len(names) == 1:
+        return f"{what} {names[0]} is the best."
+    if len(names) == len(held):
+        return f"{what} none can be told from the best."
+    return f"{what} {', '.join(names[:-1])} and {names[-1]} cannot be told from the best."
 
 
 def forest(
@@ -170,9 +229,17 @@ def difference_unit(metric: str) -> Unit:
 
 
 def flips_gallery(
-    flips: pd.DataFrame, *, run: str, baseline: str, folder: Path, has_photos: bool, id: str = "flips"
+    flips: pd.DataFrame,
+    *,
+    right: str,
+    wrong: str,
+    run: str,
+    baseline: str,
+    folder: Path,
+    has_photos: bool,
+    id: str = "flips-gallery",
 ) -> Gallery:
-    """Photographs one checkpoint has right and the other wrong.
+    """Photographs that `right`, one of `run` and `baseline`, has right and `wrong`, the other, wrong.
 
     Parameters
     ----------
@@ -196,10 +263,12 @@ def flips_gallery(
     n = shown(len(cards), "count")
     return Gallery(
         id,
-        f"{run} right, {baseline} wrong",
-        "What the change of checkpoint buys; the gallery the other way round says what it costs.",
+        f"{right} right, {wrong} wrong",
+        "What the change of checkpoint buys, the surest first."
+        if right == run
+        else "What the change of checkpoint costs, the surest first.",
         cards,
-        note=f"{n} photographs.",
+        note=f"The {n} surest." if cards else "None.",
         left_out="" if has_photos else PHOTOS_LEFT_OUT,
     )
 
@@ -243,6 +312,20 @@ def _reported_rows(reported: pd.DataFrame) -> list[list[Cell]]:
         row = [Cell(str(run), sub="reported, not rescored"), *(of.get(m, blank) for m in ROUND_1[:2]), blank]
         notes = "; ".join(dict.fromkeys(str(n) for n in held["notes"] if n))
         rows.append([*row, *(of.get(m, blank) for m in ROUND_1[2:]), blank, blank, Cell(notes)])
+    return rows
+
+
+def _reader_rows(readers: pd.DataFrame) -> list[list[Cell]]:
+    """A row a reader: accuracy against the consensus of the others; no test, no cost."""
+    rows = []
+    for reader, held in readers.groupby("reader", sort=False):
+        of = {str(row["metric"]): row for row in held.to_dict("records")}
+        n = shown(held["n_cases"].iloc[0], "count")
+        row = [Cell(str(reader), sub="reader, against the others")]
+        row += [_value_cell(of.get(m), m) for m in ROUND_1[:2]]
+        row += [Cell("–")] + [_value_cell(of.get(m), m) for m in ROUND_1[2:]]
+        notes = "; ".join([f"{n} cases", *dict.fromkeys(str(x) for x in held["notes"] if x)])
+        rows.append([*row, Cell("–"), Cell("–"), Cell(notes)])
     return rows
 
 

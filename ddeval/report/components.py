@@ -44,6 +44,8 @@ class Column:
     is_number: bool = True
     """Numbers stand to the right in figures of equal width."""
     help: str = ""
+    series: int | None = None
+    """Colour of the checkpoint the column is of."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Table:
     is_sortable: bool = True
     is_filterable: bool = False
     is_folded: bool = False
+    is_wrapped: bool = False
+    """Cells hold sentences: they break into lines."""
     note: str = ""
     groups: Sequence[tuple[str, int]] = ()
     """A second header above the first: a title and how many columns it spans."""
@@ -118,6 +122,8 @@ class DotPlot:
     rows: Sequence[DotRow]
     axis: Markup
     n_title: str = "n"
+    value_title: str = ""
+    """Whose value stands beside the drawing, where it holds several."""
     table: Table | None = None
     keys: Sequence[tuple[str, str]] = ()
 

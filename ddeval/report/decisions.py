@@ -1,6 +1,6 @@
-"""Parts of a page that decides: the gate, what happens to conditions that must not be missed, subgroups.
+"""Parts of a page that decides: the gate, and what happens to conditions that must not be missed.
 
-Each takes a table of `ddeval.metrics.decisions`, of the subgroups or the answer of a gate and gives a block.
+Each takes a table of `ddeval.metrics.stakes` or the answer of a gate and gives a block or a section.
 """
 
 from collections.abc import Hashable, Mapping
@@ -11,13 +11,28 @@ import pandas as pd
 from ddeval.report import figures
 from ddeval.report.cells import frame_table, sort_key
 from ddeval.report.comparison import difference_unit
-from ddeval.report.components import Cell, Column, Criterion, Decision, DotPlot, DotRow, Figure, Table
-from ddeval.report.inputs import Number
+from ddeval.report.components import (
+    Block,
+    Cell,
+    Column,
+    Criterion,
+    Decision,
+    Figure,
+    Section,
+    Table,
+    Text,
+    missing,
+)
 from ddeval.report.measures import measure
 from ddeval.report.rounding import is_undefined, shown, shown_interval, shown_with_interval
 
 Answer = Literal["pass", "fail", "cannot tell"]
 
+DECISIONS = (
+    "malignant_sensitivity_at_specificity_80", "malignant_sensitivity_at_specificity_90",
+    "malignant_sensitivity_at_specificity_95", "malignant_missed_per_1000", "urgent_missed_per_1000",
+    "expected_cost",
+)  # fmt: skip
 _HARM = {"right": "right", "deferred": "deferred", "missed": "wrong"}
 """Outcomes of harm and the mark each is drawn with."""
 
@@ -43,6 +58,19 @@ def gate_block(gate: Mapping[str, Any]) -> Decision:
     return Decision(_answer(gate["answer"]), str(gate["sentence"]), criteria, note=note)
 
 
+def harm_section(harm: pd.DataFrame | None) -> Section:
+    """What happens to the conditions that must not be missed, or the line that says what to supply."""
+    if harm is None or harm.empty:
+        return missing(
+            "harm",
+            "Malignant and urgent conditions",
+            "Not measured: no image has a diagnosis that conditions.yaml calls malignant or urgent. Supply "
+            "the groups there, and raw_label in the manifest, so that a cancer inside “other” is found too.",
+            menu="Harm",
+        )
+    return Section("harm", "Malignant and urgent conditions", (harm_figure(harm),), menu="Harm")
+
+
 def harm_figure(harm: pd.DataFrame) -> Figure:
     """Right, deferred or missed, for each group of conditions and each run, with counts and interval.
 
@@ -50,36 +78,94 @@ def harm_figure(harm: pd.DataFrame) -> Figure:
     ----------
     harm : DataFrame
         `group` (malignant, urgent), `run`, `outcome` (right, deferred, missed), `n_images`, `share`,
-        `per_1000` and, where there are intervals, `ci_low`, `ci_high`.
+        `per_1000` and, where there are, `ci_low`, `ci_high`, `per_1000_low`, `per_1000_high`, `prevalence`,
+        `n_groups` (patients of the group).
     """
     drawn, rows = [], []
     for (group, run), held in harm.groupby(["group", "run"], sort=False):
-        n = shown(int(held["n_images"].sum()), "count")
+        n_images = int(held["n_images"].sum())
+        n = shown(n_images, "count")
         outcomes = {str(row["outcome"]): row for row in held.to_dict("records")}
         parts = [(outcomes[name]["share"], mark, name) for name, mark in _HARM.items() if name in outcomes]
         drawn.append(figures.tag("p", f"{group}, {run}: {n} photographs", class_="sharename"))
         drawn.append(figures.plot_shares(parts, label=f"{group}, {run}: outcomes; the table is below."))
         missed = outcomes.get("missed", {})
+        of_patients = missed.get("n_groups")
+        patients = "" if is_undefined(of_patients) else f"{shown(of_patients, 'count')} patients"
         rows.append(
             [
-                Cell(f"{group}, {run}"),
-                Cell(n, sort=int(held["n_images"].sum())),
+                Cell(str(group)),
+                Cell(str(run)),
+                Cell(n, sub=patients, sort=n_images),
                 *(_harm_cell(outcomes.get(name)) for name in _HARM),
-                Cell(shown(missed.get("per_1000"), "per_1000"), sort=missed.get("per_1000")),
+                Cell(
+                    shown(missed.get("per_1000"), "per_1000"),
+                    sub=shown_interval(missed.get("per_1000_low"), missed.get("per_1000_high"), "per_1000"),
+                    sort=missed.get("per_1000"),
+                ),
             ]
         )
     columns = [
-        Column("Group, checkpoint", is_number=False),
+        Column("Group", is_number=False),
+        Column("Checkpoint", is_number=False),
         *(Column(title) for title in ("Photographs", "Right", "Deferred", "Missed", "Missed per 1,000")),
     ]
     return Figure(
-        "harm",
+        "harm-figure",
         "What happens to the conditions that must not be missed",
-        "Each bar is all photographs of the group. Missed: answered with a condition of a less urgent group.",
+        "Each bar is all photographs of the group. Right: answered with a condition at least as serious. "
+        "Deferred: answered “other”, so that a person looks. Missed: answered with something less serious.",
         figures.joined(drawn),
-        table=Table("harm-table", "Right, deferred or missed", columns, rows),
+        table=Table("harm-table", "Right, deferred or missed", columns, rows, note=_prevalences(harm)),
         keys=[("right", "right"), ("deferred", "deferred"), ("wrong", "missed")],
     )
+
+
+def _prevalences(harm: pd.DataFrame) -> str:
+    """At which prevalence the numbers per 1,000 patients stand."""
+    if "prevalence" not in harm:
+        return ""
+    of = dict(zip(harm["group"], harm["prevalence"], strict=True))
+    said = ", ".join(f"{group} {shown(share, 'percent')}" for group, share in of.items())
+    return f"Per 1,000 patients at a prevalence of {said}. State yours with --prevalence."
+
+
+def decision_section(
+    net_benefit: pd.DataFrame | None,
+    sure_misses: pd.DataFrame | None,
+    numbers: Table | None,
+    *,
+    colours: Mapping[str, int],
+) -> Section:
+    """Net benefit, the decision numbers of each checkpoint, and the malignant images answered surely wrong.
+
+    Parameters
+    ----------
+    net_benefit : DataFrame
+        `run, threshold, net_benefit, refer_all` and, where there are, intervals and `difference`.
+    sure_misses : DataFrame
+        `run, image_id, diagnosis, label, predicted, confidence`.
+    """
+    blocks: list[Block] = []
+    if net_benefit is not None and len(net_benefit):
+        curves = {str(run): held for run, held in net_benefit.groupby("run", sort=False)}
+        blocks.append(net_benefit_figure(curves, colours=colours))
+    if numbers is not None and numbers.rows:
+        blocks.append(numbers)
+    if sure_misses is not None:
+        blocks.append(_sure_misses(sure_misses))
+    if not blocks:
+        supply = "Not measured: conditions.yaml gives no image a group. Supply malignant and urgent there."
+        return missing("decisions", "Decisions", supply)
+    return Section("decisions", "Decisions", blocks)
+
+
+def _sure_misses(table: pd.DataFrame) -> Block:
+    if table.empty:
+        return Text("No malignant photograph is answered surely with a benign condition.", style="note")
+    columns = ["run", "diagnosis", "label", "predicted", "confidence", "image_id"]
+    caption = "Malignant, and answered surely with a benign condition"
+    return frame_table(table[columns], id="sure-misses", caption=caption, is_filterable=True)
 
 
 def net_benefit_figure(curves: Mapping[str, pd.DataFrame], *, colours: Mapping[str, int]) -> Figure:
@@ -117,44 +203,6 @@ def net_benefit_figure(curves: Mapping[str, pd.DataFrame], *, colours: Mapping[s
         ),
         keys=[*keys, ("dashes", "refer everybody"), ("line0", "refer nobody: 0")],
     )  # fmt: skip
-
-
-def subgroup_plot(groups: pd.DataFrame, metric: str, *, whole: float | None = None) -> DotPlot:
-    """One metric in every subgroup; a suppressed one keeps its row and says why.
-
-    Parameters
-    ----------
-    groups : DataFrame
-        `attribute` (skin type, sex, …), `group`, `value`, `ci_low`, `ci_high`, `n_images`, `n_groups`, and
-        `note`: why the group is not shown, empty where it is.
-    whole : float, optional
-        The value over all, drawn as a line.
-    """
-    about = measure(metric)
-    rows = []
-    for row in groups.to_dict("records"):
-        number = Number(
-            row["value"], row["ci_low"], row["ci_high"], int(row["n_images"]), int(row["n_groups"])
-        )
-        rows.append(
-            DotRow(
-                f"{row['attribute']}: {row['group']}",
-                shown(number.n_groups, "count"),
-                figures.plot_interval(*number[:3], axis=figures.PERCENT_AXIS, reference=whole),
-                shown(number.value, about.unit, n=number.n_images),
-                sub=shown_interval(number.ci_low, number.ci_high, about.unit),
-                note=str(row.get("note") or ""),
-            )
-        )
-    return DotPlot(
-        f"subgroups-{metric.replace('_', '-')}",
-        f"{about.title} by subgroup",
-        "Each dot is a subgroup with its 95 % interval; the line is the value over all. Groups differ in "
-        "their mix of conditions: a gap is a reason to look, not yet an unfairness.",
-        rows,
-        figures.plot_axis(figures.PERCENT_AXIS),
-        n_title="patients",
-    )
 
 
 def _harm_cell(row: Mapping[Hashable, Any] | None) -> Cell:

@@ -22,6 +22,7 @@ from ddeval.report.components import (
     Tone,
     missing,
 )
+from ddeval.report.guidelines import NOTHING_MORE, Reported, guideline_table
 from ddeval.report.inputs import RunTables
 from ddeval.report.measures import MEASURES
 from ddeval.report.rounding import shown
@@ -29,6 +30,7 @@ from ddeval.report.rounding import shown
 PHOTOS_LEFT_OUT = (
     "Patients’ photographs are left out of this file. Add --photos to the command to put them in."
 )
+NO_LOOKS = Text("Looks at this split: none recorded.", style="missing")
 ERRORS = "errors-gallery"
 """Where a confused pair leads."""
 QUARANTINE_SHOWN = ("image_id", "split", "code", "reason")
@@ -40,14 +42,14 @@ ANSWERS: dict[str, tuple[str, Tone]] = {
 }
 
 
-def errors_section(run: RunTables, *, has_photos: bool) -> Section:
+def errors_section(run: RunTables, *, has_photos: bool, title: str = "Confident errors") -> Section:
     """The errors the model was surest of."""
     table = run.curve("gallery")
     if table is None:
-        return missing("errors", "Confident errors", "None: every photograph was answered as it is labelled.")
+        return missing("errors", title, "None: every photograph was answered as it is labelled.")
     block: Block = _errors_gallery(run, table) if has_photos else _errors_table(table)
     blocks: list[Block] = [block] if has_photos else [Text(PHOTOS_LEFT_OUT, style="note"), block]
-    return Section("errors", "Confident errors", blocks)
+    return Section("errors", title, blocks, menu="Confident errors")
 
 
 def _errors_gallery(run: RunTables, table: pd.DataFrame) -> Gallery:
@@ -90,7 +92,9 @@ def _errors_table(table: pd.DataFrame) -> Table:
     return Table(ERRORS, caption, columns, rows, is_filterable=True)
 
 
-def evidence_section(run: RunTables, *, looks: Sequence[Mapping[str, Any]]) -> Section:
+def evidence_section(
+    run: RunTables, *, looks: Sequence[Mapping[str, Any]], reported: Reported = NOTHING_MORE
+) -> Section:
     """What the numbers rest on: checks, what was left out, inputs, looks at the test split."""
     facts, summary = run.facts, run.summary
     checkpoint, manifest = facts.get("checkpoint", {}), facts.get("manifest", {})
@@ -107,20 +111,26 @@ def evidence_section(run: RunTables, *, looks: Sequence[Mapping[str, Any]]) -> S
             ],
         )
     ]
-    if run.checks:
-        blocks.append(checks_table(run.checks))
-    else:
-        blocks.append(
-            Text("Data checks: not run. Run them with: ddeval data check MANIFEST.", style="missing")
-        )
-    if len(run.quarantine):
-        caption = "Quarantine: rows of the manifest that could not be scored"
-        columns = [name for name in QUARANTINE_SHOWN if name in run.quarantine.columns]
-        blocks.append(frame_table(run.quarantine[columns], id="quarantine", caption=caption))
-    blocks.append(
-        looks_table(looks) if looks else Text("Looks at this split: none recorded.", style="missing")
-    )
+    blocks.insert(0, guideline_table(run, reported))
+    blocks.append(checks_block(run))
+    blocks += _quarantine(run)
+    blocks.append(looks_table(looks) if looks else NO_LOOKS)
     blocks.append(facts_table(facts, id="inputs", caption="Every input, setting and version (run.json)"))
+    return Section("evidence", "Evidence", blocks)
+
+
+def compared_section(
+    runs: Sequence[RunTables], candidate: RunTables, facts: Mapping[str, Any], reported: Reported
+) -> Section:
+    """What a comparison rests on: guidelines, checks, what was left out, inputs, looks at the test split."""
+    blocks: list[Block] = [guideline_table(candidate, reported), checks_block(candidate)]
+    blocks += _quarantine(candidate)
+    looks = facts.get("looks", [])
+    blocks.append(looks_table(looks) if looks else NO_LOOKS)
+    blocks += [Text(str(note), style="note") for note in facts["notes"]]
+    blocks.append(
+        facts_table(facts["inputs"], id="inputs", caption="What was compared: hashes, device, versions")
+    )
     return Section("evidence", "Evidence", blocks)
 
 
@@ -131,6 +141,21 @@ def definition_section() -> Section:
         "With conventions and sources: docs/metrics.md. Open set: over all photographs, “other” among them."
     )
     return Section("definitions", "Definitions", (Definitions(items),), lead=lead)
+
+
+def checks_block(run: RunTables) -> Block:
+    """The data checks, or how to run them."""
+    if run.checks:
+        return checks_table(run.checks)
+    return Text("Data checks: not run. Run them with: ddeval data check MANIFEST.", style="missing")
+
+
+def _quarantine(run: RunTables) -> list[Block]:
+    if not len(run.quarantine):
+        return []
+    caption = "Quarantine: rows of the manifest that could not be scored"
+    columns = [name for name in QUARANTINE_SHOWN if name in run.quarantine.columns]
+    return [frame_table(run.quarantine[columns], id="quarantine", caption=caption)]
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:

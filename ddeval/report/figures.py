@@ -18,6 +18,8 @@ from ddeval.report.rounding import Unit, is_undefined, shown, shown_tick
 ROUND_STEPS = (0.004, 0.01, 0.02, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Where an axis may end, below 1."""
 
+MAX_STRIP = 8
+"""Checkpoints for which a strip grows; more share its height."""
 MAX_POINTS = 400
 """A line has no more points than this; more cannot be seen and only make the file large."""
 
@@ -115,13 +117,23 @@ def plot_interval(
     if margin is not None:
         parts.append(_vertical(axis.at(margin), "margin"))
     if not is_undefined(value):
-        mark = f"s{series}"
-        if not (is_undefined(ci_low) or is_undefined(ci_high)):
-            low, high = pct(axis.at(ci_low)), pct(axis.at(ci_high))
-            parts.append(tag("line", x1=low, x2=high, y1="50%", y2="50%", class_=f"whisker {mark}"))
-        is_open = "" if is_filled else " open"
-        parts.append(tag("circle", cx=pct(axis.at(value)), cy="50%", r="4.5", class_=f"dot {mark}{is_open}"))
+        parts += _mark(value, ci_low, ci_high, axis=axis, y="50%", series=series, is_filled=is_filled)
     return tag("svg", *parts, class_="strip", aria_hidden="true")
+
+
+def plot_intervals(
+    estimates: Sequence[tuple[float, float, float, int]], *, axis: Axis, reference: float | None = None
+) -> Markup:
+    """Several (value, ci_low, ci_high, series), one below the other in one strip, as `plot_interval` each."""
+    parts = [_vertical(axis.at(tick), "grid") for tick, _ in axis.ticks]
+    if reference is not None:
+        parts.append(_vertical(axis.at(reference), "reference"))
+    for i, (value, ci_low, ci_high, series) in enumerate(estimates):
+        if not is_undefined(value):
+            y = pct(100 * (i + 0.5) / len(estimates))
+            parts += _mark(value, ci_low, ci_high, axis=axis, y=y, series=series)
+    room = min(len(estimates), MAX_STRIP)
+    return tag("svg", *parts, class_=f"strip m{room}", aria_hidden="true")
 
 
 def plot_reliability(before: pd.DataFrame, after: pd.DataFrame | None = None, *, label: str) -> Markup:
@@ -184,6 +196,31 @@ def plot_risk_coverage(
         parts.append(tag("circle", cx=pct(x), cy=pct(y), r="5", class_="dot s1"))
         parts.append(tag("text", words, x=pct(x), y=pct(y), dx="-9", dy="-7", class_="mark end"))
     return tag("svg", *parts, class_="plot", role="img", aria_label=label)
+
+
+def plot_reliabilities(curves: Sequence[tuple[pd.DataFrame, int]], *, label: str) -> Markup:
+    """The reliability curves of several checkpoints, each with its series; empty bins are not drawn."""
+    parts = [*_frame(PERCENT_AXIS, PERCENT_AXIS, "confidence of the first answer, %", "accuracy, %")]
+    parts.append(tag("line", x1="0%", y1="100%", x2="100%", y2="0%", class_="ideal"))
+    for table, series in curves:
+        filled = table[table["n"] > 0]
+        points = [
+            (PERCENT_AXIS.at(c), 100 - PERCENT_AXIS.at(a))
+            for c, a in zip(filled["confidence"], filled["accuracy"], strict=True)
+        ]
+        parts.append(_line(points, f"line s{series}"))
+        parts += [tag("circle", cx=pct(x), cy=pct(y), r="3", class_=f"dot s{series}") for x, y in points]
+    return tag("svg", *parts, class_="plot", role="img", aria_label=label)
+
+
+def plot_risk_coverages(curves: Sequence[tuple[pd.DataFrame, int]], *, label: str) -> Markup:
+    """The risk-coverage curves (`coverage`, `risk`) of several checkpoints, each with its series."""
+    top = _round_up(max((float(c["risk"].max()) for c, _ in curves if c["risk"].notna().any()), default=1.0))
+    return plot_lines(
+        curves, x="coverage", y="risk", x_axis=PERCENT_AXIS,
+        y_axis=Axis.over(*(top * i / 4 for i in range(5)), unit="percent"),
+        x_title="answered, % of images", y_title="wrong among the answered, %", label=label,
+    )  # fmt: skip
 
 
 def plot_outcomes(outcomes: pd.DataFrame, *, label: str) -> Markup:
@@ -263,6 +300,17 @@ def thinned(frame: pd.DataFrame, n_rows: int) -> pd.DataFrame:
     """About so many rows, evenly spread, the last always."""
     step = max(1, -(-len(frame) // n_rows))
     return frame.iloc[sorted({*range(0, len(frame), step), len(frame) - 1})] if len(frame) else frame
+
+
+def _mark(
+    value: float, ci_low: float, ci_high: float, *, axis: Axis, y: str, series: int, is_filled: bool = True
+) -> Iterable[Markup]:
+    """A dot at height `y` on its interval."""
+    mark = f"s{series}" if is_filled else f"s{series} open"
+    if not (is_undefined(ci_low) or is_undefined(ci_high)):
+        low, high = pct(axis.at(ci_low)), pct(axis.at(ci_high))
+        yield tag("line", x1=low, x2=high, y1=y, y2=y, class_=f"whisker s{series}")
+    yield tag("circle", cx=pct(axis.at(value)), cy=y, r="4.5", class_=f"dot {mark}")
 
 
 def _frame(x_axis: Axis, y_axis: Axis, x_title: str, y_title: str) -> Iterable[Markup]:

@@ -115,12 +115,6 @@ def other_section(run: RunTables) -> Section:
     return Section("other", title, blocks, lead=lead, menu=menu)
 
 
-def subgroup_section(run: RunTables) -> Section:
-    """A line that says what to supply: subgroups are measured by a comparison."""
-    supply = "Not measured. Supply skin_type, sex, age, body_site or source in the manifest: ddeval compare."
-    return missing("subgroups", "Subgroups", supply)
-
-
 def _between(number: Number, unit: Unit) -> str:
     if is_undefined(number.ci_low) or is_undefined(number.ci_high):
         return shown(number.value, unit)

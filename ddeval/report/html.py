@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddeval import io
-from ddeval.report import classes, confidence, evidence, headline
-from ddeval.report.components import Page
-from ddeval.report.inputs import RunTables, read_run_tables
-from ddeval.report.page import render
+import pandas as pd
 
-SYNTHETIC_NOTE = (
-    "These photographs were drawn by a computer. No number on this page says anything about patients."
-)
+from ddeval import io
+from ddeval.report import classes, confidence, decisions, evidence, headline, subgroups
+from ddeval.report.cells import estimates_table
+from ddeval.report.components import Page, Section
+from ddeval.report.guidelines import Reported
+from ddeval.report.inputs import RunTables, read_run_tables
+from ddeval.report.page import SYNTHETIC_NOTE, render
 
 
 def write_run_report(
@@ -67,15 +67,23 @@ def run_page(run: RunTables, *, date: str, photos: bool, looks: Sequence[Mapping
         tiles=tuple(headline.tiles(run)),
         facts=tuple(headline.measured_facts(run, date=date, has_photos=has_photos)),
         sections=(
+            decisions.harm_section(_named(run, "harm")),
             headline.headline_section(run),
             classes.class_section(run),
             classes.confusion_section(run),
             confidence.calibration_section(run),
             confidence.abstaining_section(run),
             headline.other_section(run),
-            headline.subgroup_section(run),
+            _decision_section(run),
+            subgroups.subgroup_section(
+                _named(run, "subgroups"),
+                _named(run, "subgroup_extremes"),
+                _named(run, "subgroup_calibration"),
+                candidate=run.name,
+                whole=subgroups.whole_of(run),
+            ),
             evidence.errors_section(run, has_photos=has_photos),
-            evidence.evidence_section(run, looks=looks),
+            evidence.evidence_section(run, looks=looks, reported=_reported(run, looks, has_photos)),
             evidence.definition_section(),
         ),
         footer=f"Drawn by ddeval from {run.folder.name}/labels-{run.label_version}. "
@@ -88,4 +96,26 @@ def run_page(run: RunTables, *, date: str, photos: bool, looks: Sequence[Mapping
             "photos": photos,
             "n_looks": len(looks),
         },
+    )
+
+
+def _decision_section(run: RunTables) -> Section:
+    numbers = estimates_table(run, decisions.DECISIONS, id="decision-table", caption="Decisions in numbers")
+    return decisions.decision_section(
+        _named(run, "net_benefit"), _named(run, "sure_misses"), numbers, colours={run.name: 1}
+    )
+
+
+def _named(run: RunTables, name: str) -> pd.DataFrame | None:
+    """A curve of the run with the checkpoint's name in the column `run`, as a comparison has it."""
+    table = run.curves.get(name)
+    return None if table is None else table.assign(run=run.name)
+
+
+def _reported(run: RunTables, looks: Sequence[Mapping[str, Any]], has_photos: bool) -> Reported:
+    return Reported(
+        n_looks=len(looks),
+        attributes=subgroups.measured_attributes(run.curve("subgroups")),
+        has_net_benefit=run.curve("net_benefit") is not None,
+        has_photos=has_photos,
     )

@@ -186,7 +186,7 @@ def write_run_numbers(out: Path, joined: Joined, name: str, made_from: Mapping[s
     """
     run, facts = joined.runs[name], joined.facts[name]
     stored = run / f"labels-{joined.version}"
-    io.write_json(out / folder.RUN_FILE, facts)
+    io.write_json(out / folder.RUN_FILE, facts | {"checkpoint": facts["checkpoint"] | {"name": name}})
     if (run / folder.QUARANTINE_FILE).is_file():
         shutil.copyfile(run / folder.QUARANTINE_FILE, out / folder.QUARANTINE_FILE)
     if _has_these(stored, joined, name, made_from):
