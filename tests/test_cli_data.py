@@ -165,3 +165,30 @@ def test_the_ten_thousand_real_images_are_imported_with_lesions_kept_whole(real_
     assert (found["n_images"], found["n_groups"]) == (10_015, 7_470)
     frame = read_manifest(tmp_path / "m.csv", image_roots=[folder])  # refuses a lesion in two splits
     assert frame["split"].value_counts(normalize=True)["test"] == pytest.approx(0.2, abs=0.002)
+
+
+CONDITIONS = """
+wart: {class: wart, group: self_care, cost: 1}
+lichen: {class: other}
+"""
+
+
+@pytest.mark.parametrize("by", ["flag", "project"])
+def test_check_lists_diagnoses_without_a_group_and_takes_none_for_routine(tmp_path, monkeypatch, by):
+    """`lichen` has an entry and no group, `odd` no entry; both are counted, most frequent first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(CONDITIONS)
+    (tmp_path / "m.csv").write_text(
+        "image_id,label,raw_label\n1,wart,Wart\n2,other,odd\n3,other,lichen\n4,other,odd\n"
+    )
+    flags = ["--conditions", "c.yaml"] if by == "flag" else []
+    if by == "project":
+        (tmp_path / "ddeval.yaml").write_text("conditions: c.yaml\n")
+    result = CliRunner().invoke(app, ["data", "check", "m.csv", "--json", *flags])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["diagnoses"] == [
+        {"raw_label": "odd", "n": 2, "problem": "no such diagnosis"},
+        {"raw_label": "lichen", "n": 1, "problem": "no group"},
+    ]
+    shown = CliRunner().invoke(app, ["data", "check", "m.csv", *flags]).stdout
+    assert "2 diagnoses without a group: no decision number counts them" in shown

@@ -1,6 +1,7 @@
 """Artefacts another package wrote: through a key map, through callables, or with a script to go on with."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
+from ddeval.cli import app
 from ddeval.errors import InputError
+from ddeval.io import write_parquet
 from ddeval.models.checkpoint import load_checkpoint
 from ddeval.models.inspect import inspect_checkpoint
+from ddeval.score.predictions import read_predictions
 
 THEIR_PACKAGE = '''
 """Written as if by another team: own names, a wrapped state dict, own schema, `other` in the middle."""
@@ -79,6 +85,7 @@ class Predictor:
 
     def predict(self, image, answers):
         assert set(answers) == {"q.itch", "q.fever"}
+        self.seen = open(image, "rb").read(4)
         return [0.1, 0.2, 0.3, 0.4, 0.0]
 """
 OUR_SCHEMA = {
@@ -241,6 +248,8 @@ def test_without_an_adapter_the_error_ends_in_a_script_that_exports_predictions(
 
     (theirs / "their_predictor.py").write_text(THEIR_PREDICTOR)
     (theirs / "export.py").write_text(script.replace("your_package", "their_predictor"))
+    for name in "1234":
+        (theirs / f"{name}.png").write_bytes(b"a file")
     manifest = ANSWERS.assign(image_id=["001", "NA", "c", "d"], image=["1.png", "2.png", "3.png", "4.png"])
     manifest.to_csv(theirs / "manifest.csv", index=False)
     subprocess.run([sys.executable, "export.py"], check=True, cwd=theirs, capture_output=True)
@@ -295,3 +304,81 @@ def test_inspect_of_our_own_artefact_finds_nothing_wrong(tmp_path):
     assert seen.groups["n_parameters"].sum() == sum(
         p.numel() for p in load_checkpoint(tmp_path).module.state_dict().values()
     )
+
+
+def photographs(folder: Path) -> Path:
+    """A manifest over eight photographs with answers and labels of their classes."""
+    (folder / "photos").mkdir()
+    rng = np.random.default_rng(5)
+    rows = []
+    for i in range(8):
+        noise = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "photos" / f"{i}.png")
+        itch, fever = (["none", "mild", "severe", ""][i % 4], ["yes", "no", ""][i % 3])
+        rows.append([f"00{i}", f"photos/{i}.png", ["eczema", "acne", "wart"][i % 3], itch, fever])
+    frame = pd.DataFrame(rows, columns=["image_id", "image", "label", "q.itch", "q.fever"])
+    frame.to_csv(folder / "manifest.csv", index=False)
+    return folder / "manifest.csv"
+
+
+def their_own_logits(folder: Path, manifest: Path) -> np.ndarray:
+    """Their network on images they prepared themselves: squashed to 28 px, scaled to -1 .. 1."""
+    import their_package
+
+    net = their_package.save(folder / "artefact")
+    frame = pd.read_csv(manifest, dtype=str)
+    pixels = [
+        np.asarray(Image.open(manifest.parent / name).resize((28, 28), Image.Resampling.BICUBIC))
+        for name in frame["image"]
+    ]
+    batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        return net((batch - 0.5) / 0.5, torch.from_numpy(their_package.encode(frame)))["logits"].numpy()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Any attempt to connect fails the test."""
+
+    def refused(*args, **kwargs):
+        raise AssertionError(f"a connection was tried: {args[1:]}")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+
+
+@pytest.mark.parametrize("how", [KEY_MAP, CALLABLES], ids=["key map", "callables"])
+def test_their_artefact_is_scored_to_their_own_forward_pass_without_a_network(theirs, no_network, how):
+    """From photographs to predictions.parquet, through decoding, encoding and the command line."""
+    manifest = photographs(theirs)
+    logits = their_own_logits(theirs, manifest)
+    (theirs / "artefact" / "adapter.yaml").write_text(how)
+    (theirs / "artefact" / "ours.json").write_text(json.dumps(OUR_SCHEMA))
+    arguments = ["score", "artefact", "--data", "manifest.csv", "--out", "run", "--n-resamples", "20"]
+    done = CliRunner().invoke(app, [*arguments, "--calibrators", "none"])
+    assert done.exit_code == 0, done.stderr
+    said = read_predictions(theirs / "run" / "predictions.parquet")
+    assert said.class_names == ("eczema", "acne", "other", "psoriasis", "wart")
+    np.testing.assert_allclose(said.logits, logits, rtol=0, atol=1e-5)
+    assert "metrics.json: " in done.stdout  # their test_top1 is compared
+
+
+@pytest.mark.parametrize("is_parquet", [False, True], ids=["csv", "parquet"])
+def test_the_script_of_the_error_pasted_and_run_makes_a_file_that_is_scored(theirs, no_network, is_parquet):
+    """The message as the command prints it; only the import names their package. The data lie elsewhere."""
+    (theirs / "data").mkdir()
+    manifest = photographs(theirs / "data")
+    their_own_logits(theirs, manifest)
+    if is_parquet:
+        write_parquet(theirs / "data" / "m.parquet", pd.read_csv(manifest, dtype=str))
+        manifest = theirs / "data" / "m.parquet"
+    refused = CliRunner().invoke(app, ["score", "artefact", "--data", str(manifest)])
+    assert refused.exit_code == 3
+    script = refused.stderr.partition("\n\n")[2]
+    (theirs / "their_predictor.py").write_text(THEIR_PREDICTOR)
+    (theirs / "export.py").write_text(script.replace("your_package", "their_predictor"))
+    subprocess.run([sys.executable, "export.py"], check=True, cwd=theirs, capture_output=True)
+    command = script.strip().splitlines()[-1].removeprefix("# ddeval ").split()
+    done = CliRunner().invoke(app, [*command, "--n-resamples", "20"])
+    assert done.exit_code == 0, done.stderr
+    assert "top-1" in done.stdout

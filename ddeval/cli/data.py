@@ -113,6 +113,9 @@ def check(
     checkpoint: Annotated[
         str | None, typer.Option(help="Config name or artefact folder: its questionnaire beside this one.")
     ] = None,
+    conditions: Annotated[
+        Path | None, typer.Option(help="conditions.yaml to find diagnoses without a group [the project's].")
+    ] = None,
     hash_files: Annotated[
         bool, typer.Option("--hash", help="Read every image file, to find the same one twice.")
     ] = False,
@@ -124,9 +127,10 @@ def check(
 
     Example: ddeval data check manifest.csv --images photos --checkpoint gen2a_medsiglip
     """
+    from ddeval.data.conditions import read_conditions
     from ddeval.data.fields import read_schema
     from ddeval.data.overview import manifest_overview
-    from ddeval.io import local, read_text
+    from ddeval.io import local, place, read_text
 
     project = find_project()
     mapping, path = _to_check(manifest, project)
@@ -135,6 +139,8 @@ def check(
         named = Path(project.location(project.settings.feature_schema))
         schema = named if named.is_file() else None
     own = read_schema(schema) if schema else own
+    if conditions is None and project and project.settings.conditions:
+        conditions = place(project.location(project.settings.conditions))
     wanted = _checkpoint_schema(checkpoint) if checkpoint else None
     found = None
     if path is not None:
@@ -149,6 +155,7 @@ def check(
                 image_roots=images or (project.image_roots if project and manifest is None else []),
                 class_names=names,
                 schema=wanted or own,
+                conditions=read_conditions(local(conditions)) if conditions else None,
                 hash_files=hash_files,
                 tick=tick,
             )
@@ -476,6 +483,7 @@ def _say_overview(found: "Overview") -> None:
         cells = [[str(cell) for cell in row] for row in found.fields.itertuples(index=False)]
         console.say(console.table(cells, header=[str(name) for name in found.fields.columns]))
     _say_frame("answers not understood", found.not_understood)
+    _say_frame("diagnoses without a group: no decision number counts them", found.diagnoses)
     _say_frame("bad cells", found.problems)
     console.say("")
     marks = {"passed": "ok", "failed": "FOUND", "not_applicable": "n/a"}

@@ -191,7 +191,7 @@ def _model_run(
     class_names: list[str],
     other_class: str | None,
 ) -> "tuple[Path | None, Job | None]":
-    from ddeval.models.checkpoint import load_checkpoint, locate
+    from ddeval.models.checkpoint import UnknownArtefactError, load_checkpoint, locate
     from ddeval.score.numbers import check_labels
     from ddeval.score.plan import parse_shard
     from ddeval.score.run import Settings, execute, is_complete, prepare
@@ -209,7 +209,11 @@ def _model_run(
             expected="a manifest of the images to score",
             todo="Pass --data MANIFEST, set $DDEVAL_MANIFEST, or write `manifest:` into the config.",
         )
-    loaded = load_checkpoint(spec, class_names=class_names or None, other_class=other_class)
+    try:
+        loaded = load_checkpoint(spec, class_names=class_names or None, other_class=other_class)
+    except UnknownArtefactError as error:  # its script is to read these photographs
+        error.manifest, error.images = manifest, next(iter(_image_roots(images, data)), manifest.parent)
+        raise
     if config:  # the run is called what the user called it
         loaded = replace(loaded, name=config.name)
     settings = Settings(

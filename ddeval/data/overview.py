@@ -15,6 +15,7 @@ import pandas as pd
 from ddeval import io, tables
 from ddeval.data import questionnaire, withdrawal
 from ddeval.data.checks import Check, data_checks
+from ddeval.data.conditions import Conditions
 from ddeval.data.images import ImageError, read_bytes
 from ddeval.data.manifest import (
     manifest_problems,
@@ -43,11 +44,13 @@ class Overview:
     """Answers that the schema does not offer: `field`, `answer`, `n`."""
     width: int
     """Encoded width of the schema; 0 without one."""
+    diagnoses: pd.DataFrame
+    """Diagnoses that no decision number can count: `raw_label`, `n`, `problem`; empty without conditions."""
 
     @property
     def has_findings(self) -> bool:
         failed = any(check.status == "failed" for check in self.checks)
-        return failed or not self.problems.empty or not self.not_understood.empty
+        return failed or any(len(f) for f in (self.problems, self.not_understood, self.diagnoses))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -60,6 +63,7 @@ class Overview:
             "fields": self.fields.to_dict("records"),
             "not_understood": self.not_understood.to_dict("records"),
             "width": self.width,
+            "diagnoses": self.diagnoses.to_dict("records"),
         }
 
 
@@ -69,6 +73,7 @@ def manifest_overview(
     image_roots: Iterable[Path] = (),
     class_names: Sequence[str] | None = None,
     schema: questionnaire.FeatureSchema | None = None,
+    conditions: Conditions | None = None,
     hash_files: bool = False,
     tick: Callable[[int], None] = lambda n: None,
 ) -> Overview:
@@ -82,6 +87,8 @@ def manifest_overview(
         Classes of the model, to find labels without one.
     schema : FeatureSchema, optional
         The questionnaire the answers are read by.
+    conditions : Conditions, optional
+        What each diagnosis means, to find those without a group.
     hash_files : bool
         Whether to read every image file and look for the same bytes twice.
     tick : callable
@@ -108,7 +115,25 @@ def manifest_overview(
         fields=questionnaire.coverage(frame, schema) if schema else pd.DataFrame(),
         not_understood=questionnaire.not_understood(frame, schema) if schema else nothing,
         width=schema.width if schema else 0,
+        diagnoses=without_group(frame, conditions),
     )
+
+
+def without_group(frame: pd.DataFrame, conditions: Conditions | None) -> pd.DataFrame:
+    """Diagnoses of the manifest that are in no group of the conditions, or not in them at all, with counts.
+
+    They are never taken for routine: a decision number leaves their images out. Most frequent first; the
+    class stands for the diagnosis where the manifest has no `raw_label`.
+    """
+    columns = ["raw_label", "n", "problem"]
+    name = next((n for n in ("raw_label", "label") if n in frame.columns and frame[n].notna().any()), None)
+    if conditions is None or name is None:
+        return pd.DataFrame(columns=columns)
+    counts = frame[name].value_counts()
+    found = conditions.lookup(pd.Series(counts.index, dtype=object))
+    problem = pd.Series("no group", index=found.index).where(found["diagnosis"].notna(), "no such diagnosis")
+    table = pd.DataFrame({"raw_label": counts.index, "n": counts.to_numpy(), "problem": problem.to_numpy()})
+    return table[found["group"].isna().to_numpy()].reset_index(drop=True)
 
 
 def counts(frame: pd.DataFrame) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ddeval.config import Config, artefact_location, config_folders, config_names, find_config, read_config
 from ddeval.errors import InputError
-from ddeval.io import local_folder, read_json
+from ddeval.io import in_bucket, local_folder, read_json, shown
 from ddeval.models.adapter import find_adapter, read_foreign
 from ddeval.models.artefact import CONFIG, is_own_artefact, read_artefact, write_artefact
 from ddeval.models.hugging_face import TEMPLATES, is_dual_encoder, read_classifier, read_dual_encoder
@@ -98,34 +98,51 @@ class UnknownArtefactError(InputError):
             expected="an artefact of ddeval, a Hugging Face folder, or adapter.yaml beside it",
             todo=f"`ddeval inspect {folder}` drafts that; or export its predictions with the script below.",
         )
-        self.script = EXPORT.format(folder=folder)
+        self.folder = folder
+        self.manifest, self.images = Path("manifest.csv"), Path()
+        """The manifest whose photographs are to be predicted, and the folder below which they lie."""
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n\n{self.script}"
+
+    @property
+    def script(self) -> str:
+        """Twenty lines around the user's own predictor, for a model that cannot be described."""
+        address = shown(str(self.folder)) if in_bucket(self.folder) else ""
+        copy = f"  # first: aws s3 cp --recursive {address} {self.folder.name}" if address else ""
+        reader = "read_parquet" if self.manifest.suffix == ".parquet" else "read_csv"
+        text = ', sep=None, engine="python", dtype=str, keep_default_na=False'
+        return EXPORT.format(
+            folder=self.folder.name if address else self.folder,
+            copy=copy,
+            manifest=shown(str(self.manifest)),
+            images=shown(str(self.images)),
+            reader=reader,
+            options=text if reader == "read_csv" else "",
+        )
 
 
 EXPORT = """\
 # export.py: the probabilities of your own predictor as a file that ddeval scores
 import csv
+import os
 import pandas as pd
 from your_package import Predictor  # your code: predict(image_path, answers) -> one probability a class
 
-FOLDER, MANIFEST = "{folder}", "manifest.csv"
+FOLDER, MANIFEST, IMAGES = "{folder}", "{manifest}", "{images}"{copy}
 predictor = Predictor(FOLDER)
 with open(f"{{FOLDER}}/labels.txt") as file:
     class_names = [line.strip() for line in file if line.strip()]
-manifest = pd.read_csv(MANIFEST, dtype=str, keep_default_na=False)
-
+manifest = pd.{reader}(MANIFEST{options})
 with open("predictions.csv", "w", newline="") as file:
     out = csv.writer(file)
     out.writerow(["image_id", *class_names])
     for row in manifest.to_dict("records"):
         answers = {{name: cell for name, cell in row.items() if name.startswith("q.")}}
-        probabilities = predictor.predict(row["image"], answers)
+        probabilities = predictor.predict(os.path.join(IMAGES, row["image"]), answers)
         out.writerow([row["image_id"], *(float(p) for p in probabilities)])
-# ddeval score predictions.csv --data manifest.csv
+# ddeval score predictions.csv --data {manifest}
 """
-"""Twenty lines around the user's own predictor, for a model that cannot be described."""
 
 
 def project_folder() -> Path | None:
