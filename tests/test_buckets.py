@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import time
 from pathlib import Path
 
@@ -330,3 +331,42 @@ def test_of_several_roots_the_one_that_holds_the_object_is_taken(store, tmp_path
     store.clear()
     found = io.resolve("x.jpg", [tmp_path, "s3://team/a", "s3://team/b"])
     assert found == io.place("s3://team/b/x.jpg")
+
+
+def test_photographs_are_fetched_many_at_once_ahead_of_the_decoder(store, team):
+    """At 0.15 s an object, 39 photographs one after another would take 5.9 s, and by two decoders 2.9 s."""
+    asked = []
+
+    def slow(method, key):
+        if method == "GET" and key.startswith("data/images/"):
+            asked.append(time.monotonic())
+            time.sleep(0.15)
+
+    store.fault = slow
+    score_bucket("out", "--workers", 2)
+    assert len(asked) == 39
+    assert asked[-1] - asked[0] < 2.0
+
+
+@pytest.mark.slow
+def test_five_percent_errors_of_a_larger_run_end_in_the_same_bytes(store, tmp_path, monkeypatch):
+    """400 photographs, with the waits as they are."""
+    make_manifest(tmp_path / "data", n=400)
+    make_artefact(tmp_path / "models" / "tiny")
+    store.put_folder(tmp_path / "data", "data")
+    store.put_folder(tmp_path / "models", "models")
+    monkeypatch.chdir(tmp_path)
+    score(tmp_path / "models" / "tiny", tmp_path / "data" / "manifest.csv", tmp_path / "here" / "run")
+    rng, injected = random.Random(0), []
+
+    def fault(method, key):
+        wrong = rng.choice(["500", "503", "cut", "lost"]) if rng.random() < 0.05 else None
+        injected.extend([wrong] if wrong else [])
+        return wrong
+
+    store.fault = fault
+    score_bucket(f"s3://{BUCKET}/runs/run")
+    store.fault = lambda method, key: None
+    assert len(injected) >= 15
+    there = digests(lambda name: store.content(f"runs/run/{name}"))
+    assert there == digests(lambda name: (tmp_path / "here" / "run" / name).read_bytes())
