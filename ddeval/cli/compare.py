@@ -21,6 +21,12 @@ def compare(
     bench: Annotated[
         list[Path] | None, typer.Option(help="JSON of ddeval bench, for a latency; may be repeated.")
     ] = None,
+    abstain: Annotated[
+        Path | None, typer.Option(help="File of ddeval abstain: count the deferrals that changed.")
+    ] = None,
+    ensemble: Annotated[
+        list[str] | None, typer.Option(help="A+B: these runs' mean as a further row; may be repeated.")
+    ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Label overlay: v0 (the manifest's), v1, a file.")
     ] = None,
@@ -46,7 +52,8 @@ def compare(
     from ddeval.score import comparison_folder
 
     asked = comparison_folder.Asked(
-        tuple(runs), baseline, labels, common, gate, candidate, tuple(bench or []), reported,
+        tuple(runs), baseline, labels, common, gate, candidate, tuple(bench or []), abstain,
+        tuple(ensemble or []), reported,
         conditions=conditions, prevalence=shares(prevalence), seed=seed, n_resamples=n_resamples,
     )  # fmt: skip
     made = comparison_folder.compared(asked, note=console.note)
@@ -77,6 +84,20 @@ def _say(result: dict[str, object], page: Path) -> None:
             rows.append([row["run"], name, points[0], f"{points[1]} – {points[2]}", f"{row['p_holm']:.3f}"])
     console.say(f"{result['n_images']:,} images  ·  labels {result['labels']}  ·  against {base}")
     console.say(console.table(rows, header=["", "", "points", "95 % interval", "p, Holm"]))
+    for row in result["parity"] if len(result["parity"]) == 1 else []:  # type: ignore[attr-defined, arg-type]
+        changed = row["n_deferrals_changed"]
+        deferrals = "" if changed is None or changed != changed else f", {changed:,} deferrals changed"
+        console.say(
+            f"parity   largest difference of a probability {row['largest_difference']:.2g}, "
+            f"{row['n_flips']:,} of {row['n_images']:,} answers changed{deferrals}"
+        )
+    for row in result.get("ensembles", []):  # type: ignore[attr-defined]
+        if row["metric"] == "top_1_accuracy":
+            points = [f"{100 * row[key]:+.1f}" for key in ("difference", "ci_low", "ci_high")]
+            console.say(
+                f"ensemble {row['run']} over {row['member']}: top-1 {points[0]} points "
+                f"({points[1]} to {points[2]}) at {row['n_members']} times the serving cost"
+            )
     gate = result["gate"]
     if gate:
         console.say(f"gate     {gate['answer']}: {gate['sentence']}")  # type: ignore[index]

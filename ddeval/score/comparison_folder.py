@@ -24,12 +24,13 @@ from ddeval.metrics.resampling import N_RESAMPLES
 from ddeval.project import conditions_path
 from ddeval.score import comparison, folder
 from ddeval.score.comparison import Joined
+from ddeval.score.ensembles import ensemble_gains, parity, with_ensembles
 from ddeval.score.evaluate import N_GALLERY, image_roots, with_thumbnails, write_numbers
 from ddeval.score.gate import gate_answers, read_gate
 from ddeval.score.numbers import OVERLAYS, Numbers, numbers
 
 COMPARISON_FILE = "comparison.json"
-PATHS = ("gate", "reported", "conditions", "overlays")
+PATHS = ("gate", "abstain", "reported", "conditions", "overlays")
 REPORTED = ("run", "metric", "value", "notes")
 """Columns of a table of checkpoints whose numbers were typed in."""
 
@@ -48,6 +49,10 @@ class Asked:
     """Name or folder of the run the gate is asked of; the last but the baseline where None."""
     bench: tuple[Path, ...] = ()
     """JSON of `ddeval bench`."""
+    abstain: Path | None = None
+    """A file of `ddeval abstain`: deferrals that changed are counted."""
+    ensembles: tuple[str, ...] = ()
+    """`A+B`: the mean of the probabilities of runs A and B."""
     reported: Path | None = None
     conditions: Path | None = None
     """The project's, else the shipped one, where None."""
@@ -69,6 +74,7 @@ class Asked:
         held = {name: made_from[name] for name in cls.__dataclass_fields__}
         held |= {name: Path(held[name]) for name in PATHS if held[name] is not None}
         held |= {name: tuple(Path(path) for path in held[name]) for name in ("runs", "bench")}
+        held["ensembles"] = tuple(held["ensembles"])
         return cls(**held)
 
 
@@ -95,6 +101,7 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
     joined = comparison.join(
         asked.runs, labels=asked.labels, overlays=asked.overlays, is_common=asked.is_common
     )
+    joined = with_ensembles(joined, asked.ensembles)
     for line in joined.notes:
         note(line)
     by_folder = {str(run): name for name, run in joined.runs.items()}
@@ -105,7 +112,7 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         note(line)
     draws = {"seed": asked.seed, "n_resamples": asked.n_resamples}
     found = comparison.compared(joined, baseline=baseline, stakes=stakes, **draws)
-    others = [name for name in joined.names if name != baseline]
+    others = [name for name in joined.runs if name != baseline]
     tables = {name: getattr(found, name) for name in ("values", "differences", "mcnemar", "best")}
     flipped = [comparison.flip_table(joined, run, baseline) for run in others]
     tables |= comparison.clinical_tables(
@@ -124,10 +131,14 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         )  # fmt: skip
         gate["sha256"] = io.file_sha256(asked.gate)
     tables |= {"flips": pd.concat(flipped, ignore_index=True), "about": _about(joined)}
+    rule = io.read_json(asked.abstain) if asked.abstain is not None else None
+    tables["parity"] = parity(joined, baseline, rule)
+    if asked.ensembles:
+        tables["ensembles"] = ensemble_gains(joined, asked.ensembles, **draws)
     if asked.reported is not None:
         tables["reported"] = read_reported(asked.reported)
     facts = {
-        "runs": list(joined.names),
+        "runs": list(joined.runs),
         "baseline": baseline,
         "candidate": candidate,
         "labels": joined.version,
@@ -140,7 +151,7 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         "group_unit": next(iter(joined.facts.values())).get("group_unit", "groups"),
         "notes": [*joined.notes, *said],
         "prevalence": {} if stakes is None else dict(stakes.prevalence),
-        "inputs": {name: _input(facts) for name, facts in joined.facts.items()},
+        "inputs": {name: _input(joined.facts[name]) for name in joined.runs},
         "gate": gate,
         "made_from": asked.made_from(),
     }
@@ -165,7 +176,7 @@ def write(made: Compared, out: Path, *, note: Callable[[str], None] = lambda lin
     tables = dict(made.tables)
     roots = image_roots(next(iter(joined.facts.values())), joined.manifest_path)
     tables["flips"], n_missing = with_thumbnails(out, tables["flips"], joined.manifest, roots)
-    for i, name in enumerate(joined.names, start=1):
+    for i, name in enumerate(joined.runs, start=1):
         n_missing += write_run_numbers(out / f"run-{i}", joined, name, made.facts["made_from"])
     if n_missing:
         note(f"images of the galleries that could not be shown: {n_missing}")

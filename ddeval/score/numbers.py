@@ -24,7 +24,7 @@ from ddeval.project import conditions_path
 from ddeval.score import folder
 from ddeval.score.clinical import Answers, clinical
 from ddeval.score.predictions import Predictions, read_predictions
-from ddeval.score.recalibration import Choice, ClosedSet, closed_set_logits, recalibration
+from ddeval.score.recalibration import Choice, closed_set_logits, recalibration
 from ddeval.score.rows import CALIBRATION, group_unit, manifest_path, unchanged_manifest
 
 OVERLAYS = Path("labels")
@@ -132,7 +132,7 @@ def numbers(
     metrics, curves = summary.metrics, dict(summary.curves)
     scaled = recalibration(
         closed_set_logits(judged, label_of),
-        _calibration_set(found.all_predictions, found.manifest, splits, where=str(found.manifest_path)),
+        closed_set_logits(*fit) if (fit := calibration_rows(found)) else None,
         run=run.name,
         calibrators=calibrators,
         rng=np.random.default_rng([seed, 1]),
@@ -316,12 +316,11 @@ def _of_splits(predictions: Predictions, splits: Sequence[str]) -> Predictions:
     return predictions.rows(predictions.frame["split"].isin(splits).to_numpy()) if splits else predictions
 
 
-def _calibration_set(
-    predictions: Predictions, by_id: pd.DataFrame, judged: Sequence[str], *, where: str
-) -> ClosedSet | None:
-    """The labelled rows of the calibration split, unless it is what is judged."""
-    if not judged or CALIBRATION in judged:
+def calibration_rows(found: Judged) -> tuple[Predictions, npt.NDArray[np.int64]] | None:
+    """The labelled rows of the calibration split with their labels; None where it is what is judged."""
+    if not found.splits or CALIBRATION in found.splits:
         return None
-    rows = _of_splits(predictions, [CALIBRATION])
-    codes, is_labelled = label_codes(by_id.loc[rows.frame["image_id"]], rows.class_names, where=where)
-    return closed_set_logits(rows.rows(is_labelled), codes[is_labelled])
+    rows = _of_splits(found.all_predictions, [CALIBRATION])
+    of_rows = found.manifest.loc[rows.frame["image_id"]]
+    codes, is_labelled = label_codes(of_rows, rows.class_names, where=str(found.manifest_path))
+    return rows.rows(is_labelled), codes[is_labelled]

@@ -1,0 +1,200 @@
+"""The deferral rule: safe on new patients, outside the artefact, and the same in fifteen lines of serving code."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from ddeval.cli import app
+from ddeval.metrics.arrays import softmax
+from ddeval.metrics.deferral import choose_threshold
+from ddeval.score.abstain import abstention, decisions, write_rule
+
+CLASSES = ("eczema", "melanoma", "acne", "other")
+
+
+def made(folder, *, n=1600, sharpness=2.5, n_calibration=1000):
+    """A run of a predictions file with logits: two images a case, the first cases are the calibration split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    logits = sharpness * rng.normal(size=(n, 4))
+    labels = (softmax(logits).cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"i{k:04d}" for k in range(n)],
+            "label": [CLASSES[k] for k in labels],
+            "split": np.where(np.arange(n) < n_calibration, "calibration", "test"),
+            "case_id": [f"c{k // 2}" for k in range(n)],
+        }
+    )
+    frame.to_csv(folder / "manifest.csv", index=False)
+    pd.DataFrame(logits, columns=list(CLASSES)).assign(image_id=frame["image_id"]).to_csv(
+        folder / "answers.csv", index=False
+    )
+    run("score", folder / "answers.csv", "--values", "logits", "--data", folder / "manifest.csv", "--out",
+        folder / "run", "--other-class", "other", "--n-resamples", 10, "--calibrators", "none")  # fmt: skip
+    return folder
+
+
+def run(*arguments, code=0):
+    found = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert found.exit_code == code, found.output
+    return found
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("abstain"))
+
+
+def should_defer():
+    """The function of docs/deploy.md, as it stands there."""
+    text = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text()
+    (code,) = re.findall(r"```python\n(import math.*?)```", text, flags=re.S)
+    held: dict = {}
+    exec(code, held)
+    return held["should_defer"]
+
+
+@pytest.mark.parametrize("unit", ["image", "case"])
+@pytest.mark.parametrize("rule", ["max_probability", "margin", "entropy", "energy", "other_probability"])
+def test_the_serving_code_of_the_docs_decides_every_vector_alike(scored, tmp_path, rule, unit):
+    out = tmp_path / "abstain.json"
+    write_rule(abstention(scored / "run", risk=0.25, rule=rule, unit=unit, n_resamples=5), out)
+    told, vectors = (json.loads((tmp_path / f).read_text()) for f in ("abstain.json", "abstain_vectors.json"))
+    decide = should_defer()
+    assert len(vectors["vectors"]) == 50
+    for vector in vectors["vectors"]:
+        assert decide(vector["logits"], told) == (vector["decision"] == "defer"), vector
+
+
+def test_the_vectors_hold_both_decisions_and_find_a_changed_threshold(scored, tmp_path):
+    rule = abstention(scored / "run", risk=0.25, n_resamples=5)
+    said = [vector["decision"] for vector in rule.vectors]
+    assert {"answer", "defer"} == set(said)
+    logits = np.array([vector["logits"] for vector in rule.vectors])
+    moved = rule.facts | {"threshold": rule.facts["threshold"] + 0.05}
+    assert ["defer" if d else "answer" for d in decisions(logits, moved)[1]] != said
+
+
+def test_the_threshold_is_chosen_on_the_calibration_split_alone(scored):
+    """The file says so: 1,000 images, a quarter of them for the temperature, none of the 600 judged."""
+    found = abstention(scored / "run", risk=0.25, n_resamples=5)
+    facts = found.facts
+    assert facts["n_rows"] + facts["n_rows_temperature"] == 1000
+    assert found.judged.n_images == 600
+    assert facts["risk_upper"] <= 0.25
+    assert 0 < facts["coverage"] < 1
+    assert found.judged.risk < 0.25
+
+
+def test_what_answers_other_is_deferred_however_sure(scored):
+    facts = abstention(scored / "run", risk=0.25, n_resamples=5).facts
+    assert decisions(np.array([[0.0, 0.0, 0.0, 50.0], [50.0, 0.0, 0.0, 0.0]]), facts)[1].tolist() == [
+        True,
+        False,
+    ]
+
+
+def test_score_rules_carry_a_paired_difference_to_the_highest_probability(scored):
+    rules = abstention(scored / "run", risk=0.25, n_resamples=50).rules.set_index("score")
+    others = rules.drop("max_probability")
+    assert len(others) == 4
+    assert (others["ci_low"] <= others["difference"]).all()
+    assert (others["difference"] <= others["ci_high"]).all()
+    np.testing.assert_allclose(
+        others["difference"], others["augrc"] - rules.loc["max_probability", "augrc"], atol=1e-12
+    )
+
+
+def test_a_rule_is_never_written_into_an_artefact(scored, tmp_path):
+    artefact = tmp_path / "artefact"
+    artefact.mkdir()
+    for name in ("config.json", "labels.txt", "best_model.pt"):
+        (artefact / name).write_text("{}")
+    found = run("abstain", scored / "run", "--risk", 0.25, "--out", artefact / "sub" / "abstain.json",
+                "--n-resamples", 5, code=3)  # fmt: skip
+    assert "no evaluation writes into an artefact" in found.output
+    assert sorted(p.name for p in artefact.rglob("*")) == ["best_model.pt", "config.json", "labels.txt"]
+
+
+def test_a_risk_that_cannot_be_shown_defers_everything_and_exits_1(scored, tmp_path):
+    found = run("abstain", scored / "run", "--risk", 0.0005, "--out", tmp_path / "a.json", "--n-resamples", 5,
+                code=1)  # fmt: skip
+    assert "the rule defers everything" in found.output
+    facts = json.loads((tmp_path / "a.json").read_text())
+    assert (facts["coverage"], facts["answers_nothing"]) == (0.0, True)
+    assert facts["risk_upper"] is None
+    assert decisions(np.eye(4) * 100, facts)[1].all()
+
+
+def test_a_run_without_a_calibration_split_is_refused(tmp_path):
+    folder = made(tmp_path / "r", n=60, n_calibration=0)
+    found = run("abstain", folder / "run", "--risk", 0.1, "--out", tmp_path / "a.json", code=3)
+    assert "no labelled image of the split `calibration`" in found.output
+
+
+def test_parity_counts_flips_and_changed_deferrals(scored, tmp_path):
+    """The live service agrees but for one image, whose two surest classes it swaps."""
+    answers = pd.read_csv(scored / "answers.csv")
+    row = answers.index[answers["image_id"] == "i1500"][0]
+    answers.loc[row, list(CLASSES)] = [0.0, 0.0, 0.0, 30.0]
+    before = pd.read_csv(scored / "answers.csv").loc[row, list(CLASSES)].to_numpy(dtype=float)
+    answers.to_csv(tmp_path / "served.csv", index=False)
+    run("score", tmp_path / "served.csv", "--values", "logits", "--data", scored / "manifest.csv", "--out",
+        tmp_path / "served", "--other-class", "other", "--n-resamples", 10, "--calibrators", "none")  # fmt: skip
+    facts = abstention(scored / "run", risk=0.25, n_resamples=5).facts
+    (tmp_path / "abstain.json").write_text(json.dumps(facts))
+    found = run("compare", scored / "run", tmp_path / "served", "--abstain", tmp_path / "abstain.json", "--json",
+                "--n-resamples", 20, "--out", tmp_path / "page.html")  # fmt: skip
+    (parity,) = json.loads(found.stdout)["parity"]
+    assert parity["image_id"] == "i1500"
+    assert parity["n_flips"] == int(before.argmax() != 3)
+    assert parity["n_deferrals_changed"] == int(not decisions(before[None], facts)[1][0])
+    expected = np.abs(softmax(before[None]) - softmax(np.array([[0.0, 0, 0, 30]]))).max()
+    assert parity["largest_difference"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_ensemble_is_the_mean_of_its_members_and_states_its_gain_and_cost(scored, tmp_path):
+    rng = np.random.default_rng(1)
+    answers = pd.read_csv(scored / "answers.csv")
+    answers[list(CLASSES)] += rng.normal(size=(len(answers), 4))
+    answers.to_csv(tmp_path / "b.csv", index=False)
+    run("score", tmp_path / "b.csv", "--values", "logits", "--data", scored / "manifest.csv", "--out",
+        tmp_path / "b", "--other-class", "other", "--n-resamples", 10, "--calibrators", "none")  # fmt: skip
+    found = run("compare", scored / "run", tmp_path / "b", "--ensemble", "answers+b", "--json", "--n-resamples",
+                100, "--out", tmp_path / "page.html")  # fmt: skip
+    told = json.loads(found.stdout)
+    gains = {(g["member"], g["metric"]): g for g in told["ensembles"]}
+    values = {(v["run"], v["metric"]): v["value"] for v in told["values"] if v["subset"] == "all"}
+    gain = gains["b", "top_1_accuracy"]
+    assert gain["n_members"] == 2
+    assert gain["ci_low"] <= gain["difference"] <= gain["ci_high"]
+    assert gain["difference"] == pytest.approx(
+        values["answers+b", "top_1_accuracy"] - values["b", "top_1_accuracy"], abs=1e-9
+    )
+    assert [a["notes"] for a in told["about"] if a["run"] == "answers+b"] == [
+        "ensemble, 2 times the serving cost"
+    ]
+
+
+@pytest.mark.parametrize("text", ["answers+nobody", "answers"])
+def test_an_ensemble_of_runs_that_are_not_there_is_refused(scored, text):
+    found = run("compare", scored / "run", scored / "run", "--ensemble", text, "--n-resamples", 5, code=3)
+    assert "--ensemble" in found.output
+
+
+@pytest.mark.parametrize("repeats", [50, pytest.param(500, marks=pytest.mark.slow)])
+def test_the_true_risk_exceeds_its_target_in_few_samples(repeats):
+    """Confidence uniform, right with that probability: risk above a threshold t is (1 - t) / 2, so 5 % is kept
+    from t = .9 up. Of 500 calibration samples of 1,000 images at most 7 % may choose lower (target 5 %)."""
+    exceeded = 0
+    for seed in range(repeats):
+        rng = np.random.default_rng([seed, 13])
+        confidence = rng.random(1000)
+        exceeded += choose_threshold(rng.random(1000) < confidence, confidence, risk=0.05).threshold < 0.9
+    assert exceeded / repeats <= (0.07 if repeats >= 500 else 0.12)
