@@ -65,7 +65,8 @@ def should_defer():
 def test_the_serving_code_of_the_docs_decides_every_vector_alike(scored, tmp_path, rule, unit):
     out = tmp_path / "abstain.json"
     write_rule(abstention(scored / "run", risk=0.25, rule=rule, unit=unit, n_resamples=5), out)
-    told, vectors = (json.loads((tmp_path / f).read_text()) for f in ("abstain.json", "abstain_vectors.json"))
+    names = ("abstain.json", "abstain_vectors.json")
+    told, vectors = (json.loads((tmp_path / name).read_text()) for name in names)
     decide = should_defer()
     assert len(vectors["vectors"]) == 50
     for vector in vectors["vectors"]:
@@ -149,8 +150,8 @@ def test_parity_counts_flips_and_changed_deferrals(scored, tmp_path):
         tmp_path / "served", "--other-class", "other", "--n-resamples", 10, "--calibrators", "none")  # fmt: skip
     facts = abstention(scored / "run", risk=0.25, n_resamples=5).facts
     (tmp_path / "abstain.json").write_text(json.dumps(facts))
-    found = run("compare", scored / "run", tmp_path / "served", "--abstain", tmp_path / "abstain.json", "--json",
-                "--n-resamples", 20, "--out", tmp_path / "page.html")  # fmt: skip
+    found = run("compare", scored / "run", tmp_path / "served", "--abstain", tmp_path / "abstain.json",
+                "--json", "--n-resamples", 20, "--out", tmp_path / "page.html")  # fmt: skip
     (parity,) = json.loads(found.stdout)["parity"]
     assert parity["image_id"] == "i1500"
     assert parity["n_flips"] == int(before.argmax() != 3)
@@ -166,8 +167,8 @@ def test_an_ensemble_is_the_mean_of_its_members_and_states_its_gain_and_cost(sco
     answers.to_csv(tmp_path / "b.csv", index=False)
     run("score", tmp_path / "b.csv", "--values", "logits", "--data", scored / "manifest.csv", "--out",
         tmp_path / "b", "--other-class", "other", "--n-resamples", 10, "--calibrators", "none")  # fmt: skip
-    found = run("compare", scored / "run", tmp_path / "b", "--ensemble", "answers+b", "--json", "--n-resamples",
-                100, "--out", tmp_path / "page.html")  # fmt: skip
+    found = run("compare", scored / "run", tmp_path / "b", "--ensemble", "answers+b", "--json",
+                "--n-resamples", 100, "--out", tmp_path / "page.html")  # fmt: skip
     told = json.loads(found.stdout)
     gains = {(g["member"], g["metric"]): g for g in told["ensembles"]}
     values = {(v["run"], v["metric"]): v["value"] for v in told["values"] if v["subset"] == "all"}
@@ -190,7 +191,7 @@ def test_an_ensemble_of_runs_that_are_not_there_is_refused(scored, text):
 
 @pytest.mark.parametrize("repeats", [50, pytest.param(500, marks=pytest.mark.slow)])
 def test_the_true_risk_exceeds_its_target_in_few_samples(repeats):
-    """Confidence uniform, right with that probability: risk above a threshold t is (1 - t) / 2, so 5 % is kept
+    """Confidence uniform, right with that probability: risk above a threshold t is (1 - t) / 2: 5 % is kept
     from t = .9 up. Of 500 calibration samples of 1,000 images at most 7 % may choose lower (target 5 %)."""
     exceeded = 0
     for seed in range(repeats):
