@@ -1,4 +1,4 @@
-"""The deferral rule: safe on new patients, outside the artefact, the same in fifteen lines of serving code."""
+"""The deferral rule: safe on new patients, outside the artefact, the same in fifteen lines that serve."""
 
 import json
 import re
