@@ -18,6 +18,10 @@ Kind = Literal["str", "int", "float", "bool", "list"]
 SPLITS = ("train", "val", "calibration", "test")
 LABEL_BASES = ("histology", "follow_up", "consensus", "single", "unknown")
 SKIN_TYPES = ("I", "II", "III", "IV", "V", "VI")
+RANKED = "ranked"
+"""Stratum of the queue's ranked cases: vetted for certain, they stand for themselves alone."""
+LOCKED = "locked"
+"""Stratum of cases nobody reads: no photograph outranks histology, so their verdict is known."""
 ANSWER_PREFIX = "q."
 """Manifest columns that start with this are answers of the questionnaire."""
 

@@ -198,7 +198,7 @@ def test_two_batches_join_to_the_probability_of_being_in_either():
     left = np.setdiff1d(np.arange(100), first.index)
     more = design(strata[left], 18, rng=rng)
     second = Sample(left[more.index], more.inclusion_probability)
-    both = joined(first, second, first_strata=strata, second_strata=strata)
+    both = joined([first, second], [np.full(100, 0.1), np.full(100, 0.2)])
     assert len(both.index) == 28
     np.testing.assert_allclose(both.inclusion_probability, 0.28)
 
@@ -216,7 +216,7 @@ def test_a_joined_sample_of_uneven_batches_is_unbiased():
         left = np.setdiff1d(np.arange(500, 1000), first.index)
         more = design(np.ones(len(left)), 100, rng=rng)
         second = Sample(left[more.index], more.inclusion_probability)
-        both = joined(first, second, first_strata=whole, second_strata=half)
+        both = joined([first, second], [np.full(1000, 0.1), np.where(half == 1, 100 / len(left), 0.0)])
         found.append(estimate(correct, whole, both).value)
     assert np.mean(found) == pytest.approx(correct.mean(), abs=4 * np.std(found) / 20)
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from ddeval.audit.queue import RANKED, Mix, make_queue
+from ddeval.audit.queue import Mix, make_queue
 from ddeval.audit.strata import spread
+from ddeval.tables import RANKED
 
 DISAGREEMENT = 0.30
 """Share of cases on which two readers differ, until it is measured: 28 % of pairs did in DermX."""

@@ -14,13 +14,10 @@ import pandas as pd
 
 from ddeval.audit.strata import N_STRATA, spread, strata_of
 from ddeval.metrics.truth import design
+from ddeval.tables import LOCKED, RANKED
 
 Mask = npt.NDArray[np.bool_]
 
-RANKED = "ranked"
-"""Stratum of the ranked cases: they are vetted for certain and stand for themselves alone."""
-LOCKED = "locked"
-"""Stratum of cases that are not read: no photograph outranks histology, so their verdict is known."""
 HISTOLOGY = "histology"
 """The `label_basis` that locks a label."""
 REPEAT_GAP = 40

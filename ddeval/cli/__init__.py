@@ -38,6 +38,7 @@ COMMANDS = {
     "audit": ("ddeval.cli.audit:app", "Doubtful labels, duplicates and leaks, and the queue for vetting."),
     "abstain": ("ddeval.cli.abstain:abstain", "The deferral rule as a file, with test vectors for serving."),
     "vet": ("ddeval.cli.vet:app", "Queue to readings to labels: open a batch, serve the app, freeze."),
+    "truth": ("ddeval.cli.truth:truth", "Accuracy against the vetted reference, with its interval."),
     "train": ("ddeval.cli.train:train", "Config and manifest in; an artefact folder out."),
     "verify": ("ddeval.cli.verify:verify", "Compute numbers again: a run's, or golden values."),
     "trace": ("ddeval.cli.verify:trace", "One number with everything it was made from."),

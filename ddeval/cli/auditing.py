@@ -457,3 +457,54 @@ def read_cases(audit: Path) -> "tuple[pd.DataFrame, dict[str, Any]]":
             todo="Make one with: ddeval audit RUN.",
         )
     return io.read_parquet(path)
+
+
+def measured(
+    run: Path,
+    *,
+    labels: str | None = None,
+    audits: Sequence[Path] | None = None,
+    data: Path | None = None,
+    overlays: Path = Path("labels"),
+    confidence_level: float = 0.95,
+) -> dict[str, Any]:
+    """`ddeval truth --json`: accuracy against the vetted reference, errors left, precision and stop rule.
+
+    `audits` are the folders whose queues were read, `RUN/audit` where None. The result is kept in
+    `RUN/labels-<version>/truth.json`.
+    """
+    from ddeval import io
+    from ddeval.audit.progress import errors_left, precision_at_k, stop_rule
+    from ddeval.score.verdicts import Batch
+    from ddeval.score.vetted import vetted_accuracy
+
+    batches = []
+    for folder in audits or [run / "audit"]:
+        cases, about = read_cases(folder)
+        cases.attrs["split"] = about["split"]
+        batches.append(Batch(cases, io.read_parquet(folder / "queue.parquet")[0], str(folder)))
+    found = vetted_accuracy(
+        run, batches, labels, manifest=data, overlays=overlays, confidence_level=confidence_level
+    )
+    wrong = found.table["state"].map({"keep": 0.0, "compatible": 0.0, "relabel": 1.0})
+    ranked = found.table[["label_quality"]].assign(is_wrong=wrong).iloc[found.sample.index]
+    is_ranked = found.strata[found.sample.index] == "ranked"
+    in_order = ranked[is_ranked].sort_values("label_quality", kind="stable")["is_wrong"].to_numpy()
+    left = errors_left(
+        wrong.to_numpy(dtype="float64"), found.strata, found.sample, confidence_level=confidence_level
+    )
+    result = found.result | {
+        "errors_left": {
+            "share": left.total.value,
+            "ci_low": left.total.ci_low,
+            "ci_high": left.total.ci_high,
+            "n_found": left.n_found,
+            "left": left.left,
+            "left_low": left.left_low,
+            "left_high": left.left_high,
+        },
+        "precision_at_k": precision_at_k(in_order).to_dict("records"),
+        "stop": stop_rule(in_order)._asdict(),
+    }
+    io.write_json(run / f"labels-{result['labels']}" / "truth.json", result)
+    return result

@@ -6,6 +6,8 @@ case with `sizes`. Nothing here chooses strata (`ddeval.audit.strata`) or makes 
 strict and lenient accuracy are two `correct` arrays.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -222,35 +224,26 @@ def estimate(
     )
 
 
-def joined(
-    first: Sample, second: Sample, *, first_strata: npt.ArrayLike, second_strata: npt.ArrayLike
-) -> Sample:
-    """Two batches of one split as one sample: a row's probability is 1 - (1 - p) (1 - q).
-
-    The second batch may be drawn from all rows or from those the first left; its probabilities are given
-    the rows it was drawn from. A stratum a batch drew nothing from has probability 0 in it.
+def joined(samples: Sequence[Sample], probabilities: Sequence[npt.ArrayLike]) -> Sample:
+    """Batches of one split as one sample: a row's probability is 1 - (1 - p) (1 - q) ...
 
     Parameters
     ----------
-    first_strata, second_strata : arrays of shape (N,)
-        What each batch was designed on.
+    samples : sequence of Sample
+    probabilities : sequence of float arrays of shape (N,)
+        How likely each batch was to hold each row, had no earlier batch held it: also of the rows it did not
+        draw. A batch may be drawn from all rows or from those the earlier ones left.
 
     Examples
     --------
-    >>> strata = np.zeros(100, dtype=int)
     >>> first = Sample(np.arange(10), np.full(10, 0.1))
     >>> second = Sample(np.arange(10, 19), np.full(9, 0.1))  # 9 of the 90 that were left
-    >>> both = joined(first, second, first_strata=strata, second_strata=strata)
+    >>> both = joined([first, second], [np.full(100, 0.1), np.full(100, 0.1)])
     >>> len(both.index), both.inclusion_probability[0].round(3).item()  # 19 of 100
     (19, 0.19)
     """
-    index = np.union1d(first.index, second.index)
-    missed = np.ones(len(index))
-    for sample, strata in ((first, first_strata), (second, second_strata)):
-        stratum, n_strata = _codes(strata)
-        probability = np.zeros(n_strata)
-        probability[stratum[sample.index]] = sample.inclusion_probability
-        missed *= 1.0 - probability[stratum[index]]
+    index = functools.reduce(np.union1d, (sample.index for sample in samples))
+    missed = np.prod([1.0 - np.asarray(one, dtype=np.float64)[index] for one in probabilities], axis=0)
     return Sample(index, 1.0 - missed)
 
 
