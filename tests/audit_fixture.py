@@ -1,4 +1,4 @@
-"""A split with planted label errors, a model that was not trained on it, and readers who read a queue blind."""
+"""A split with planted label errors, a model not trained on it, and readers who read a queue blind."""
 
 from collections.abc import Callable
 from pathlib import Path
