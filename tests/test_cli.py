@@ -152,7 +152,12 @@ def test_interrupting_a_run_exits_130_and_keeps_what_is_done(tmp_path):
         "--out",
         tmp_path / "run",
     ]
-    process = subprocess.Popen([*map(str, command), *small], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*map(str, command), *small],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
     parts = tmp_path / "run" / "parts"
     while process.poll() is None and len(list(parts.glob("part-*"))) < 2:
         time.sleep(0.001)

@@ -189,6 +189,27 @@ def test_a_run_killed_at_a_random_point_resumes_to_the_same_bytes(home, whole, t
     kill_at_random_points(home, whole, tmp_path, 2)
 
 
+@pytest.mark.parametrize("last_step", ["update_run", "remove_parts"])
+def test_a_run_killed_between_its_predictions_and_its_end_is_finished_by_the_same_command(
+    home, whole, checkpoint, tmp_path, monkeypatch, last_step
+):
+    out = tmp_path / "run"
+    owner = folder if last_step == "update_run" else shards
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(owner, last_step, stop)
+        run_to(out, home, checkpoint)
+    (out / ".tmp-0-run.json").write_text("{")  # as a kill leaves it
+    assert (out / "predictions.parquet").is_file()
+    run_to(out, home, checkpoint)
+    assert data_bytes(out) == data_bytes(whole)
+    assert "finished" in folder.read_run(out)
+    assert not [*out.rglob(".tmp-*"), *out.rglob("part-*")]
+
+
+def stop(*args, **kwargs):
+    raise Stop
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_twenty_random_points_resumes_to_the_same_bytes(home, whole, tmp_path):
     kill_at_random_points(home, whole, tmp_path, 20)

@@ -200,6 +200,8 @@ def execute(
         n_scored = _score_shards(job, shard, workers, progress, note)
         rate = round(n_scored / (time.monotonic() - started), 1) if n_scored else None
         _merge_if_complete(job.out, job.plan, job.rows, {"images_per_second": rate})
+    elif any((job.out / shards.PARTS).glob("part-*.parquet")):  # killed while it tidied up
+        shards.remove_parts(job.out)
     return job.out
 
 
@@ -238,9 +240,10 @@ def finish(run: Path) -> None:
 
 
 def is_complete(run: Path, plan: Plan) -> bool:
-    """Whether the run folder holds the merged predictions of this plan."""
+    """Whether the run folder holds the merged predictions of this plan and its `run.json` is finished."""
     path = run / folder.PREDICTIONS_FILE
-    return path.is_file() and io.read_table(path)[1].get("fingerprint") == plan.fingerprint
+    is_merged = path.is_file() and io.read_table(path)[1].get("fingerprint") == plan.fingerprint
+    return is_merged and "finished" in folder.read_run(run)
 
 
 @contextlib.contextmanager
