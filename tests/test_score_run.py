@@ -195,9 +195,10 @@ def test_a_run_killed_between_its_predictions_and_its_end_is_finished_by_the_sam
 ):
     out = tmp_path / "run"
     owner = folder if last_step == "update_run" else shards
-    with monkeypatch.context() as patched, pytest.raises(Stop):
+    with monkeypatch.context() as patched:
         patched.setattr(owner, last_step, stop)
-        run_to(out, home, checkpoint)
+        with pytest.raises(Stop):
+            run_to(out, home, checkpoint)
     (out / ".tmp-0-run.json").write_text("{")  # as a kill leaves it
     assert (out / "predictions.parquet").is_file()
     run_to(out, home, checkpoint)
