@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,24 @@ def test_a_batch_too_large_names_the_one_that_fits(data, tmp_path, monkeypatch):
         match=r"16, too large for the memory of cpu .*at most 4\. Set batch_size: 4 and accumulate: 4",
     ):
         train(make_config(data, batch_size=16), data / "manifest.csv", tmp_path)
+
+
+def test_the_advice_on_memory_is_sought_with_the_memory_of_the_failed_step_free(data, tmp_path, monkeypatch):
+    """An error holds the frames it came through, and those the step's tensors: no batch fits beside them."""
+    forward, failed, left = Fusion.forward, [], []
+
+    def limited(self, pixels, features=None):
+        if len(pixels) > 8 and self.training:
+            activations = pixels * 2
+            failed.extend([weakref.ref(activations), weakref.ref(pixels)])
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        left.extend(tensor() for tensor in failed)
+        return forward(self, pixels, features)
+
+    monkeypatch.setattr(Fusion, "forward", limited)
+    with pytest.raises(InputError, match=r"at most 8\. Set batch_size: 8"):
+        train(make_config(data, batch_size=16), data / "manifest.csv", tmp_path)
+    assert left == [None, None]
 
 
 def test_unreadable_images_weigh_nothing_and_are_counted(tmp_path):

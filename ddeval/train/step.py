@@ -68,12 +68,16 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         total = weight = 0.0
         for part in parts:
+            shortage = None
             try:
                 losses, weights = self._losses(part)
                 summed = (losses * weights).sum()
                 self.scaler.scale(summed).backward()  # type: ignore[no-untyped-call]
             except torch.OutOfMemoryError as error:
-                raise self._too_large(len(part[0]), error) from None
+                shortage = str(error)  # the error itself holds the step's tensors, and with them the memory
+            if shortage is not None:
+                losses = weights = summed = torch.empty(0)
+                raise self._too_large(len(part[0]), shortage)
             if not torch.isfinite(summed.detach()):
                 raise self._not_finite(losses.detach() * weights, part, where)
             total, weight = total + float(summed.detach()), weight + float(weights.sum())
@@ -144,11 +148,11 @@ class Stepper:
             todo=f"Try a lower learning_rate, clip_norm: 1{lower}; the best epoch so far is kept.",
         )
 
-    def _too_large(self, batch_size: int, error: BaseException) -> InputError:
+    def _too_large(self, batch_size: int, shortage: str) -> InputError:
         fits = largest_batch(self._fits, below=batch_size)
         times = -(-batch_size // fits) if fits else 0
         advice = f"Set batch_size: {fits} and accumulate: {times * self.recipe.accumulate} (the same step)"
-        shorter = str(error).splitlines()[0][:120]
+        shorter = shortage.splitlines()[0][:120]
         return InputError(
             "train.batch_size",
             f"{batch_size}, too large for the memory of {self.device} ({shorter})",
@@ -162,9 +166,9 @@ class Stepper:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         size, width = self.preprocessing.size, self.module.answers_width
-        pixels = torch.zeros(batch_size, 3, size, size, device=self.device)
-        features = torch.zeros(batch_size, width, device=self.device) if width else None
         try:
+            pixels = torch.zeros(batch_size, 3, size, size, device=self.device)
+            features = torch.zeros(batch_size, width, device=self.device) if width else None
             with self.autocast():
                 logits, _ = self.module(self.normalise(pixels), features)
             logits.sum().backward()
