@@ -22,6 +22,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from ddeval.config import config_file, find_config, read_config
 from ddeval.data.fields import read_schema
+from ddeval.errors import InputError
 from ddeval.models.build import build
 from ddeval.models.device import choose_device
 from ddeval.train.optimiser import parameter_groups
@@ -110,26 +111,36 @@ def main() -> None:
     config = read_config(path)
     named = config.model.feature_schema
     schema = read_schema(config_file(named, beside=path, where=str(path))) if named else None
+    half = options.batch // 2
     makers = {
-        "plain loop, checkpointing": lambda: peer(options.batch),
-        "ours, checkpointing": lambda: ours(config, schema, options.batch, is_checkpointed=True),
-        "ours, no checkpointing": lambda: ours(config, schema, options.batch, is_checkpointed=False),
+        ("plain loop, checkpointing", options.batch): lambda n: peer(n),
+        ("ours, checkpointing", options.batch): lambda n: ours(config, schema, n, is_checkpointed=True),
+        ("ours, no checkpointing", options.batch): lambda n: ours(config, schema, n, is_checkpointed=False),
+        ("ours, checkpointing", half): lambda n: ours(config, schema, n, is_checkpointed=True),
+        ("ours, no checkpointing", half): lambda n: ours(config, schema, n, is_checkpointed=False),
     }
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, batch {options.batch}, bf16")
-    print(f"{'':28}{'img/s':>9}{'s/step':>9}{'peak GiB':>10}")
-    rows = {}
-    for name, make in makers.items():
+    free, total = (n / 2**30 for n in torch.cuda.mem_get_info())
+    print(
+        f"{torch.cuda.get_device_name()}, {free:.1f} of {total:.1f} GiB free, torch {torch.__version__}, bf16"
+    )
+    print(f"{'':28}{'batch':>6}{'img/s':>9}{'s/step':>9}{'peak GiB':>10}")
+    rows = []
+    for (name, batch), make in makers.items():
+        held = torch.cuda.memory_allocated() / 2**30
         try:
-            rows[name] = timed(make(), options.steps)
-        except torch.OutOfMemoryError as error:
-            print(f"{name:28} out of memory: {str(error)[:60]}")
-            continue
-        finally:
-            gc.collect()  # the one before must be gone before the next is measured
-            torch.cuda.empty_cache()
-        row = rows[name]
-        row["images_per_second"] = options.batch / row["seconds"]
-        print(f"{name:28}{row['images_per_second']:9.1f}{row['seconds']:9.3f}{row['peak_gib']:10.1f}")
+            row = {"step": name, "batch": batch, **timed(make(batch), options.steps)}
+        except (torch.OutOfMemoryError, InputError) as error:
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            row = {"step": name, "batch": batch, "peak_gib": peak, "error": str(error)}
+            print(f"{name:28}{batch:6}  did not fit, {held:.1f} GiB held before, {peak:.1f} at most: {error}")
+        else:
+            row["images_per_second"] = batch / row["seconds"]
+            said = f"{row['images_per_second']:9.1f}{row['seconds']:9.3f}{row['peak_gib']:10.1f}"
+            print(f"{name:28}{batch:6}{said}", flush=True)
+        rows.append(row)
+        gc.collect()  # the one before must be gone before the next is measured
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 
