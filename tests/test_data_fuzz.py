@@ -1,5 +1,6 @@
 """Whatever stands in a file, it ends as a table or as one line that says why not: never a traceback."""
 
+import csv
 import io as bytes_io
 
 import numpy as np
@@ -30,6 +31,62 @@ def csv_bytes(draw):
     rows = draw(st.lists(st.lists(CELL, min_size=1, max_size=6), max_size=5))
     text = "\n".join(",".join(row) for row in [names, *rows])
     return draw(st.binary(max_size=80) | st.just(text.encode()) | st.just(text.encode("utf-16")))
+
+
+WORDS = [
+    *(
+        "arm",
+        "leg",
+        "Arm",
+        "arm;leg",
+        "arm; leg;",
+        "face|arm",
+        "face, arm",
+        "arm/leg",
+        ";",
+        "|",
+        '["arm"]',
+        '["a;b"]',
+    ),
+    *("yes", "no", "unk", "n/a", "-1", "99", "0", "1", "2.5", "2,5", "3 days", "2 weeks", "1e3", "-0", "inf"),
+    *(
+        "2020-01-02",
+        "1/2/2020",
+        "I",
+        "III-IV",
+        "FST3",
+        "none",
+        "other",
+        "true",
+        "x",
+        "É",
+        "ß",
+        "'",
+        "#a: b",
+        "*",
+        "[a",
+    ),
+]
+
+
+@st.composite
+def questionnaire_bytes(draw):
+    """A table of which each column holds a few words again and again, as answers do."""
+    n_rows = draw(st.integers(4, 16))
+    names = draw(
+        st.lists(
+            st.sampled_from(["where on body", "Age", "itch?", "sex", "dx", "box a", "box b", "photo", "a;b"]),
+            min_size=1, max_size=4, unique=True,
+        )
+    )  # fmt: skip
+    columns = []
+    for _ in names:
+        words = draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=5))
+        columns.append(draw(st.lists(st.sampled_from([*words, ""]), min_size=n_rows, max_size=n_rows)))
+    buffer = bytes_io.StringIO()
+    writer = csv.writer(buffer, delimiter=draw(st.sampled_from(",;\t")))
+    writer.writerows([["image_id", *names], *([i, *row] for i, row in enumerate(zip(*columns, strict=True)))])
+    return buffer.getvalue().encode()
 
 
 def a_manifest_is_read_or_refused(tmp_path, content):
@@ -76,8 +133,8 @@ def a_proposal_fits_its_table(tmp_path, content):
     assert result.unused == ()
 
 
-@settings(max_examples=150, **FIXTURES)
-@given(content=csv_bytes())
+@settings(max_examples=300, **FIXTURES)
+@given(content=csv_bytes() | questionnaire_bytes())
 @example(content=b"id,a,a\n1,x,y\n")
 @example(content=b"image_id;b\n1;2\n")
 @example(content=b"image_id,split\n,\x1f")
@@ -89,7 +146,7 @@ def test_a_proposal_fits_the_table_it_was_made_for(tmp_path, content):
 
 @pytest.mark.slow
 @settings(max_examples=5_000, **FIXTURES)
-@given(content=csv_bytes())
+@given(content=csv_bytes() | questionnaire_bytes())
 def test_five_thousand_proposals_fit_the_table_they_were_made_for(tmp_path, content):
     a_proposal_fits_its_table(tmp_path, content)
 

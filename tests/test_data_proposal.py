@@ -305,3 +305,38 @@ def test_the_proposal_for_scin_needs_the_edits_it_names_and_finds_its_boxes(real
     assert result.not_understood.empty
     assert (len(result.frame), result.n_rows) == (10_407, 5_033)
     assert result.fields.set_index("target")["n_known"]["label"] == 3_061
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("final dx", "label"),
+        ("Dx", "label"),
+        ("primary_diagnosis_text", "label"),
+        ("case no", "case_id"),
+        ("Consultation Number", "case_id"),
+        ("PatientNr", "patient_id"),
+        ("photo ref", "image_id"),
+        ("previous_diagnosis", None),
+        ("diagnosis your doctor gave you", None),
+        ("number of cases in the family", None),
+    ],
+)
+def test_a_column_is_known_by_the_usual_ways_to_write_its_name(name, target):
+    assert guesses.role(name) == target
+
+
+def test_answers_between_semicolons_are_several_answers_though_few_recur(tmp_path):
+    """A semicolon is what separates answers in every manifest: no single answer could hold it."""
+    rows = ["arm;leg", "face", "trunk;arm", "face", "arm;leg", "", "face", "trunk;arm"] * 2
+    content = "image_id,where\n" + "\n".join(f"{i},{row}" for i, row in enumerate(rows))
+    found = proposal(tmp_path, content).mapping["answers"]["where"]
+    assert (found["kind"], found["separator"]) == ("multiple", ";")
+    assert found["answers"] == ["arm", "leg", "face", "trunk"]
+
+
+def test_a_diagnosis_under_an_unusual_name_is_no_question_shown_to_blind_readers(tmp_path):
+    content = "image_id,old dx\n" + "\n".join(f"{i},{'ab'[i % 2]}" for i in range(8))
+    found = proposal(tmp_path, content)
+    assert found.mapping["answers"]["old_dx"]["hide_when_blind"]
+    assert any("such as 'old dx'" in line for line in found.edits)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from ddeval import tables
 from ddeval.data.cells import literal
-from ddeval.data.fields import clean
+from ddeval.data.fields import SEPARATOR, clean
 from ddeval.data.questionnaire import NO, NUMBER, YES
 
 UNKNOWN = frozenset(
@@ -47,6 +47,16 @@ NAMES = {
     "source": "source dataset center centre clinic device camera",
 }
 """Column of the manifest -> names under which teams keep it, likeliest first."""
+_NUMBER = "_?(id|ids|no|nr|num|number|nummer|key|code|ref)"
+PATTERNS = {
+    "case_id": rf"(case|consult|consultation|encounter|visit|request|ticket|submission|fall){_NUMBER}",
+    "patient_id": rf"(patient|patienten|pat|subject|client|person|user|member){_NUMBER}",
+    "lesion_id": rf"(lesion|mole|naevus|nevus){_NUMBER}",
+    "image_id": rf"(image|img|photo|picture|bild|foto){_NUMBER}",
+    "label": "((final|main|primary|confirmed|gold|true|reference|consensus|clinical|derm)_)?"
+    "(dx|diagnosis|diagnose|diagnoses|condition|label)(_(1|final|name|text|label|class|string|code))?",
+}
+"""Column of the manifest -> names of it that `NAMES` does not list."""
 
 CODES: dict[str, dict[str, str]] = {
     "sex": dict.fromkeys(("f", "female", "w", "woman", "weiblich", "frau", "femme", "mujer"), "female")
@@ -70,7 +80,7 @@ UNITS: tuple[dict[str, float], ...] = (
 )
 """Lengths in millimetres, times in days."""
 HIDDEN = re.compile(
-    r"doctor|physician|arzt|dermatologist|diagnos|biops|histo|treat|therap|medicat|said|referr"
+    r"doctor|physician|arzt|dermatologist|diagnos|(^|_)dx(_|$)|biops|histo|treat|therap|medicat|said|referr"
 )
 """Names of questions whose answer may tell the diagnosis."""
 LABELLED = re.compile(r"label|annotat|\brater|reader|gradable|dermatologist|confidence")
@@ -99,12 +109,14 @@ class Guess:
 def role(name: str) -> str | None:
     """The column of the manifest that a table's column is probably called for."""
     plain = snake(name)
-    return next((target for target, names in NAMES.items() if plain in names.split()), None)
+    listed = next((target for target, names in NAMES.items() if plain in names.split()), None)
+    return listed or next((t for t, pattern in PATTERNS.items() if re.fullmatch(pattern, plain)), None)
 
 
 def rank(target: str, name: str) -> int:
     """How likely a name is for its target: 0 is likeliest."""
-    return NAMES[target].split().index(snake(name))
+    names, plain = NAMES[target].split(), snake(name)
+    return names.index(plain) if plain in names else len(names)
 
 
 def snake(name: str) -> str:
@@ -132,7 +144,7 @@ def unknown_words(words: Iterable[str]) -> list[str]:
 
 def is_unknown(word: str) -> bool:
     """Whether a word, such as n/a or AGE_UNKNOWN, means "not known"."""
-    return clean(word) in UNKNOWN or re.search(r"[_ ]unknown$", clean(word)) is not None
+    return clean(word) in UNKNOWN or re.search(r"[_ ]unknown$|^[?.-]+$", clean(word)) is not None
 
 
 def skin_types(words: Iterable[str]) -> dict[str, str]:
@@ -168,7 +180,7 @@ def guess(words: Sequence[str], *, n_rows: int, has_empty: bool = True) -> Guess
     if len(words) < 2:
         return Guess("constant", tuple(words))
     lists = [literal(word) for word in words]
-    if all(isinstance(value, list) and all(isinstance(v, str) for v in value) for value in lists):
+    if all(isinstance(value, list) and _may_be(value) for value in lists):
         return Guess("list", tuple(dict.fromkeys(part for value in lists for part in value)))
     if all(re.fullmatch(r"\d{4}-\d\d-\d\d.*|\d{1,2}[./]\d{1,2}[./]\d{2,4}.*", word) for word in words):
         return Guess("date")
@@ -180,11 +192,18 @@ def guess(words: Sequence[str], *, n_rows: int, has_empty: bool = True) -> Guess
         different = Counter(part for row in parts for part in set(row) if part)
         shared = sum(n > 1 for n in different.values())
         is_several = any(len(row) > 1 for row in parts)
-        if is_several and len(different) <= min(40, n_rows / 2) and shared >= len(different) / 2:
+        is_ours = separator == SEPARATOR  # no answer may hold it, so it always separates
+        is_recurring = is_ours or shared >= len(different) / 2
+        if is_several and len(different) <= min(40, n_rows / 2) and is_recurring and _may_be(different):
             return Guess("separator", tuple(different), separator=separator)
-    if len(words) <= 30 and len(words) <= n_rows / 2:
+    if len(words) <= 30 and len(words) <= n_rows / 2 and _may_be(words):
         return Guess("single", tuple(words))
     return Guess("free text", tuple(words))
+
+
+def _may_be(answers: Iterable[object]) -> bool:
+    """Whether these can be answers of a question: words that do not hold what separates answers."""
+    return all(isinstance(answer, str) and SEPARATOR not in answer for answer in answers)
 
 
 def factor(unit: str, base: str) -> float | None:

@@ -4,6 +4,7 @@ Ids are taken as they are, sex, split, skin type and basis by words that are kno
 diagnoses as the team writes them. A word that is not known is asked about, never guessed at.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,7 +92,7 @@ def propose_label(
 ) -> None:
     """The diagnosis, its form, and the class of each."""
     if "label" not in roles:
-        near = [str(n) for n in rows.columns if "diagnos" in guesses.snake(str(n))]
+        near = [str(n) for n in rows.columns if re.search("diagnos|(^|_)dx(_|$)", guesses.snake(str(n)))]
         like = f", such as {near[0]!r}" if near else ""
         p.edits.append(f"label: no column is called a diagnosis; add  label: {{column: …}}{like}")
         return
