@@ -16,6 +16,7 @@ from ddeval.data.questionnaire import (
     Field,
     coverage,
     encode,
+    in_brief,
     missing_columns,
     not_understood,
     read_schema,
@@ -362,3 +363,17 @@ def test_the_documented_table_of_fields_is_that_of_the_schema():
     else:
         assert written == field_table(FULL)
     assert f"full questionnaire encodes to {FULL.width} columns" in before
+
+
+def test_a_reader_sees_what_is_there_first_and_what_was_denied_gathered():
+    """Subjects are field names in words; no and none of these carry no answer of their own."""
+    answers = {"q.itch": "severe", "q.fever": "no", "q.feel": "nothing", "q.site": "forearm; leg", "q.age": "34"}
+    said, denied = in_brief(answers, SMALL, is_blind=True)
+    assert said == [("itch", "severe"), ("site", "forearm, leg"), ("age", "34")]
+    assert denied == ["fever", "feel"]
+
+
+def test_a_hidden_answer_is_in_no_brief():
+    answers = {"q.my_doctor_said": "psoriasis", "q.fever": "unknown"}
+    assert in_brief(answers, FULL, is_blind=True) == ([], [])
+    assert in_brief(answers, FULL, is_blind=False) == ([("my doctor said", "psoriasis")], [])

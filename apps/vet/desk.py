@@ -16,7 +16,7 @@ from PIL import Image
 from ddeval.data.conditions import Conditions
 from ddeval.data.fields import FeatureSchema
 from ddeval.data.images import ImageError, read_image, shown_name
-from ddeval.data.questionnaire import readable
+from ddeval.data.questionnaire import in_brief, readable
 from ddeval.errors import InputError
 from ddeval.io import resolve, write_bytes
 from ddeval.vet.accounts import Account
@@ -76,7 +76,7 @@ class Desk:
             "is_practice": shown.is_practice,
             "draft": shown.draft,
             "n_photographs": len(self.photographs.get(shown.case_id, ())),
-            "questionnaire": self.answers(shown.case_id),
+            "told": self.told(shown.case_id),
             "n_done": done.n_done,
             "n_left": done.n_left,
         }
@@ -89,7 +89,7 @@ class Desk:
             "is_practice": False,
             "draft": None,
             "n_photographs": len(self.photographs.get(heard.case_id, ())),
-            "questionnaire": self.answers(heard.case_id),
+            "told": self.told(heard.case_id),
             "n_done": 0,
             "n_left": heard.n_left,
             "readings": [
@@ -104,14 +104,23 @@ class Desk:
             ],
         }
 
-    def answers(self, case_id: str) -> list[list[str]]:
-        """The questionnaire of a case in plain words, without what a blind reader must not know."""
+    def told(self, case_id: str) -> dict[str, Any]:
+        """What the patient said, in brief and in full, without what a blind reader must not know.
+
+        Where the questionnaire does not ask, age, sex, body site and skin type come from the manifest.
+        """
         ids = self.photographs.get(case_id)
-        if not ids or self.schema is None:
-            return []
-        row = self._rows.loc[[ids[0]]].reset_index().iloc[0]
-        said = readable({str(k): v for k, v in row.items()}, self.schema, is_blind=True)
-        return [[question, answer] for question, answer in said]
+        if not ids:
+            return {"said": [], "denied": [], "in_full": []}
+        row = {str(k): v for k, v in self._rows.loc[[ids[0]]].reset_index().iloc[0].items()}
+        said, denied, in_full = [], [], []
+        if self.schema is not None:
+            said, denied = in_brief(row, self.schema, is_blind=True)
+            in_full = readable(row, self.schema, is_blind=True)
+        asked = {subject for subject, _ in said}
+        known = {n.replace("_", " "): row.get(n) for n in ("body_site", "sex", "age", "skin_type")}
+        held = [(n, _in_words(v)) for n, v in known.items() if n not in asked and not pd.isna(v) and v != ""]
+        return {"said": [*held, *said], "denied": denied, "in_full": in_full}
 
     def diagnoses(self) -> list[dict[str, Any]]:
         """What a reader may type: every diagnosis with its synonyms and definition, by name."""
@@ -155,3 +164,7 @@ class Desk:
         write_bytes(kept, out.getvalue())
         kept.chmod(0o600)
         return out.getvalue()
+
+
+def _in_words(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

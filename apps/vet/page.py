@@ -10,7 +10,8 @@ st.set_page_config(page_title="ddeval vet", page_icon="🔎", layout="wide", ini
 st.html(
     "<style>[data-testid=stMainBlockContainer]{padding:3.75rem 0 0;max-width:none}"
     "[data-testid=stMainBlockContainer]:not(:has([data-viewer])){padding:4.5rem 2rem 2rem;max-width:70rem}"
-    "[data-testid=stMain] [data-testid=stElementContainer]:has(style){display:none}"
+    "[data-testid=stMain] [data-testid=stElementContainer]:has(style),"
+    "[data-testid=stMain] [data-testid=stElementContainer]:has([data-viewer]){display:none}"
     "[data-testid=stVerticalBlock]{gap:.75rem}</style>"
 )
 
@@ -33,6 +34,4 @@ PAGES = {
     "manage_users": [st.Page("pages/users.py", title="Users")],
 }
 pages = [page for action, found in PAGES.items() if account.may(action) for page in found]
-if account.role == "admin":
-    pages = [page for page in pages if page.title in ("Dashboard", "Users")]
 st.navigation([*pages, st.Page("pages/leave.py", title="Log out")], position="top").run()

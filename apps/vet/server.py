@@ -29,6 +29,7 @@ OPTIONS: dict[str, Any] = {
     "server.fileWatcherType": "none",
     "server.maxUploadSize": 1,
     "server.maxMessageSize": 10,
+    "theme.primaryColor": "#0b5c8f",
 }
 """Streamlit settings: nothing is sent out, no error detail reaches a browser, nothing can be uploaded."""
 

@@ -142,10 +142,36 @@ def readable(
 
     A blind reader is not shown the fields marked `hide_when_blind`.
     """
+    return [(f.question or f.name, text) for f, text in _known(answers, schema, is_blind=is_blind)]
+
+
+def in_brief(
+    answers: Mapping[str, Any] | pd.Series, schema: FeatureSchema, *, is_blind: bool
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """What the patient said as short pairs of subject and answer, and the subjects they said no to.
+
+    A subject is the field's name in words. "No" and "none of these" are gathered, so that what is there
+    stands out. Hidden fields as in `readable`.
+    """
+    said: list[tuple[str, str]] = []
+    denied: list[str] = []
+    for f, text in _known(answers, schema, is_blind=is_blind):
+        row = PARSERS[f.kind](f, text) if f.kind in ("yes_no", "multiple", "location") else None
+        subject = f.name.replace("_", " ")
+        if row is not None and not row.any():
+            denied.append(subject)
+        else:
+            said.append((subject, text.replace(SEPARATOR, ", ").replace("  ", " ")))
+    return said, denied
+
+
+def _known(
+    answers: Mapping[str, Any] | pd.Series, schema: FeatureSchema, *, is_blind: bool
+) -> list[tuple[Field, str]]:
     shown = [f for f in schema.fields if not (is_blind and f.hide_when_blind)]
     cells = [(f, answers.get(ANSWER_PREFIX + f.name)) for f in shown]
     held = [(f, _as_text(cell)) for f, cell in cells if not pd.isna(cell)]
-    return [(f.question or f.name, text) for f, text in held if not _is_unknown(f, text)]
+    return [(f, text) for f, text in held if not _is_unknown(f, text)]
 
 
 def _encode_field(answers: pd.DataFrame, f: Field) -> tuple[Features, dict[str, int]]:

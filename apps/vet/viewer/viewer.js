@@ -9,7 +9,9 @@ const DRAFT_MS = 600;
 const PULSE_MS = 5000;
 const MOST_DIAGNOSES = 3;
 const SURE = ["not sure", "a little", "fairly", "quite", "certain"];
-const EXITS = { cannot_tell: "Cannot tell", poor_image: "Poor image", off_topic: "Not skin / off topic", duplicate: "Duplicate" };
+const EXITS = { cannot_tell: "Cannot tell", poor_image: "Poor image", off_topic: "Off topic", duplicate: "Duplicate" };
+const WHY = { cannot_tell: "Good photographs, and still no diagnosis.", poor_image: "Too dark, blurred or small to judge.",
+  off_topic: "No skin, or nothing wrong with it.", duplicate: "The same photographs as a case before." };
 
 export default function (component) {
   const root = component.parentElement;
@@ -31,6 +33,7 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
   let photo = 0;
   let poor = new Set();
   let names = [];          // every diagnosis, in one fixed order
+  const exits = Object.entries(EXITS).map(([exit, name]) => ({ name, synonyms: [], definition: WHY[exit], exit }));
   let draftTimer = 0;
   let view = { scale: 1, x: 0, y: 0 };
 
@@ -130,8 +133,12 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
     try {
       const alive = await fetch(api.replace(/\/api$/, "/_stcore/health"), { signal: AbortSignal.timeout(WAIT_MS), cache: "no-store" });
       if (!alive.ok) throw new Error();
+      if (isBusy) return;
       banner("");
+      if ($("state").textContent === "offline") state("saved", "connected");
     } catch {
+      if (isBusy) return;
+      state("lost", "offline");
       banner("Offline: the server cannot be reached. What you enter stays on this screen; nothing new is saved until it is back.");
     }
   }
@@ -147,26 +154,43 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
     $("position").textContent = screen.is_practice ? "Practice case" : `Case ${screen.n_done + 1} of ${screen.n_done + screen.n_left}`;
     $("practice").hidden = !screen.is_practice;
     fill(screen.draft ?? {});
-    $("answers").replaceChildren(...screen.questionnaire.map(([question, said]) => {
-      const pair = document.createElement("div");
-      pair.append(element("dt", question), element("dd", said));
-      return pair;
-    }));
+    drawTold(screen.told);
     drawReadings(screen.readings ?? []);
     open(0);
     root.querySelector("#form").scrollTop = 0;
     $("stage").focus({ preventScroll: true });
   }
 
-  // What the two readers said, under letters that do not tell who is who.
+  // What is there stands out; what was denied is one line; every question word for word is folded.
+  function drawTold({ said, denied, in_full }) {
+    $("said").replaceChildren(...said.flatMap(([subject, answer], i) => {
+      const pair = document.createElement("span");
+      pair.append(element("small", subject), " ", element("strong", answer));
+      return i ? [" ", pair] : [pair];
+    }));
+    $("denied").textContent = denied.length ? `said no to: ${denied.join(", ")}` : "";
+    $("told").hidden = !said.length && !denied.length;
+    $("questions").hidden = !in_full.length;
+    $("answers").replaceChildren(...in_full.map(([question, answer]) => {
+      const pair = document.createElement("div");
+      pair.append(element("dt", question), element("dd", answer));
+      return pair;
+    }));
+  }
+
+  // What the readers said, under letters that do not tell who is who.
   function drawReadings(readings) {
     $("readings").hidden = !readings.length;
-    $("said").replaceChildren(...readings.map((reading) => {
-      const item = document.createElement("li");
+    $("heard").replaceChildren(...readings.map((reading) => {
+      const item = document.createElement("li"), words = document.createElement("span"), use = element("button", "Use");
       const named = reading.exit ? EXITS[reading.exit] : reading.diagnoses.join(", then ");
-      item.append(element("strong", `Reader ${reading.letter}`), element("span", named));
-      if (reading.gradable && reading.gradable !== "yes") item.append(element("small", `can tell: ${reading.gradable}`));
-      if (reading.note) item.append(element("small", `note: ${reading.note}`));
+      words.append(element("small", `Reader ${reading.letter}`), element("strong", named));
+      if (reading.gradable && reading.gradable !== "yes") words.append(element("small", `can tell: ${reading.gradable}`));
+      if (reading.note) words.append(element("small", `note: ${reading.note}`));
+      use.type = "button";
+      use.setAttribute("aria-label", `Use what reader ${reading.letter} said`);
+      use.onclick = () => fill({ gradable: reading.gradable ?? "yes", diagnoses: reading.diagnoses, exit: reading.exit });
+      item.append(words, use);
       return item;
     }));
   }
@@ -194,6 +218,7 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
     picture.alt = `Photograph ${number + 1} of ${shown.n_photographs} of this case`;
     picture.src = url;
     $("which").textContent = shown.n_photographs > 1 ? `photo ${number + 1} of ${shown.n_photographs}` : "one photo";
+    $("turn").hidden = shown.n_photographs < 2;
     $("before").disabled = number === 0;
     $("after").disabled = number >= shown.n_photographs - 1;
     $("poor").checked = poor.has(number);
@@ -232,16 +257,17 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
 
   const plain = (text) => text.toLowerCase().normalize("NFD").replace(/[\u0300-\u036f]/g, "").replace(/[^a-z0-9]+/g, " ").trim();
 
-  // Exact names first, then names that begin so, then words that do; each in the one fixed order.
+  // Exact names first, then names that begin so, then synonyms that do, then words inside; the exits come last.
+  // Equals keep the one fixed order.
   function found(typed) {
     const wanted = plain(typed);
     if (!wanted) return [];
     const ranked = [];
-    for (const [place, entry] of names.entries()) {
+    for (const [place, entry] of [...names, ...exits].entries()) {
       let best = 9, by = "";
       for (const name of [entry.name, ...entry.synonyms]) {
-        const text = plain(name);
-        const rank = text === wanted ? 0 : text.startsWith(wanted) ? 1 : (" " + text).includes(" " + wanted) ? 2 : 9;
+        const text = plain(name), own = name === entry.name ? 0 : 1;
+        const rank = text === wanted ? 0 : text.startsWith(wanted) ? 1 + own : (" " + text).includes(" " + wanted) ? 3 + own : 9;
         if (rank < best) { best = rank; by = name; }
       }
       if (best < 9) ranked.push({ ...entry, best, by, place });
@@ -264,7 +290,7 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
       item.setAttribute("role", "option");
       item.setAttribute("aria-selected", String(i === marked));
       if (entry.definition) item.append(element("small", entry.definition));
-      item.onpointerdown = (event) => { event.preventDefault(); choose(entry.name); };
+      item.onpointerdown = (event) => { event.preventDefault(); choose(entry); };
       return item;
     }));
     if ($("search").value.trim() && !offered.length) list.append(element("li", "No diagnosis of that name. Note it below and choose the nearest, or an exit."));
@@ -277,13 +303,25 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
 
   const closeList = () => { offered = []; $("list").hidden = true; $("search").setAttribute("aria-expanded", "false"); };
 
-  function choose(name) {
+  function choose({ name, exit }) {
+    if (exit) { takeExit(exit); return; }
     if (!chosen.includes(name) && chosen.length < MOST_DIAGNOSES) chosen.push(name);
     $("search").value = "";
     for (const input of root.querySelectorAll("#exits input")) input.checked = false;
     if (!root.querySelector("#gradable input:checked")) root.querySelector("#gradable input[value=yes]").checked = true;
     closeList();
     drawChosen();
+    keepDraft();
+  }
+
+  // An exit stands instead of diagnoses.
+  function takeExit(exit) {
+    for (const input of root.querySelectorAll("#exits input")) input.checked = input.value === exit;
+    chosen = [];
+    $("search").value = "";
+    closeList();
+    drawChosen();
+    refusal("");
     keepDraft();
   }
 
@@ -330,6 +368,8 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
     } else if (/^[123]$/.test(event.key) && !isSearch) {
       root.querySelectorAll("#gradable input")[Number(event.key) - 1].checked = true;
       keepDraft();
+    } else if (/^[4-7]$/.test(event.key) && !isSearch) {
+      takeExit(exits[Number(event.key) - 4].exit);
     } else if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
       if (target.type === "range" || target.type === "radio" || isSearch) return;
       const next = photo + (event.key === "ArrowRight" ? 1 : -1);
@@ -353,7 +393,7 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
     }
     if (event.key === "Enter" && $("search").value.trim()) {
       event.preventDefault();
-      if (offered.length) choose(offered[marked].name);
+      if (offered.length) choose(offered[marked]);
       return true;
     }
     if (event.key === "Escape") { closeList(); $("search").value = ""; $("stage").focus(); return true; }
@@ -362,24 +402,25 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
   }
 
   function choices(id, name, entries) {
-    for (const [value, text] of entries) {
-      const label = document.createElement("label"), input = document.createElement("input");
+    for (const [value, text, key] of entries) {
+      const label = document.createElement("label"), input = document.createElement("input"), words = element("span", text);
       input.type = "radio"; input.name = name; input.value = value;
-      label.append(input, element("span", text));
+      if (key) words.append(element("kbd", key));
+      label.append(input, words);
       $(id).append(label);
     }
   }
 
   choices("sure", "sure", SURE.map((text, i) => [i + 1, text]));
-  choices("exits", "exit", Object.entries(EXITS));
-  for (const id of ["gradable", "sure", "exits"]) on($(id), "change", () => { refusal(""); keepDraft(); });
-  on($("exits"), "change", () => { chosen = []; $("search").value = ""; closeList(); drawChosen(); });
+  choices("exits", "exit", Object.entries(EXITS).map(([exit, text], i) => [exit, text, String(i + 4)]));
+  for (const id of ["gradable", "sure"]) on($(id), "change", () => { refusal(""); keepDraft(); });
+  on($("exits"), "change", (event) => takeExit(event.target.value));
   for (const id of ["several", "note"]) on($(id), "input", keepDraft);
   on($("search"), "input", () => { refusal(""); offer(); });
   on($("search"), "blur", () => setTimeout(() => { if (root.activeElement !== $("search")) closeList(); }, 150));
   on($("form"), "submit", (event) => { event.preventDefault(); });
-  on($("save"), "click", (event) => { if (event.detail) save(); });  // Enter and Space come as keys
-  on($("save"), "keydown", (event) => { if (event.key === " ") { event.preventDefault(); if (!event.repeat) save(); } });
+  on($("save"), "click", save);
+  on($("save"), "keydown", (event) => { if (event.key === "Enter") event.preventDefault(); });  // onKey saves: once, not at every repeat
   for (const id of ["undo", "undo-last"]) on($(id), "click", async () => {
     if (isBusy) return;
     isBusy = true;
