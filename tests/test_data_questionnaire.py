@@ -367,7 +367,13 @@ def test_the_documented_table_of_fields_is_that_of_the_schema():
 
 def test_a_reader_sees_what_is_there_first_and_what_was_denied_gathered():
     """Subjects are field names in words; no and none of these carry no answer of their own."""
-    answers = {"q.itch": "severe", "q.fever": "no", "q.feel": "nothing", "q.site": "forearm; leg", "q.age": "34"}
+    answers = {
+        "q.itch": "severe",
+        "q.fever": "no",
+        "q.feel": "nothing",
+        "q.site": "forearm; leg",
+        "q.age": "34",
+    }
     said, denied = in_brief(answers, SMALL, is_blind=True)
     assert said == [("itch", "severe"), ("site", "forearm, leg"), ("age", "34")]
     assert denied == ["fever", "feel"]

@@ -22,6 +22,7 @@ from ddeval.vet.reading import (
     set_aside,
     undo,
 )
+from ddeval.vet.reveal import reveal
 from ddeval.vet.store import Store
 
 CLASS_OF = {"eczema": "eczema", "psoriasis": "psoriasis", "tinea": "tinea", "lipoma": "other"}
@@ -302,3 +303,47 @@ def test_a_screen_holds_nothing_a_blind_reader_must_not_see(store):
     """Label, kind, stratum and reason stay in the store; a browser may be sent the whole screen."""
     screen = next_case(store, batch_of(store, 3), "ann")
     assert set(vars(screen)) == {"batch", "case_id", "nonce", "shown_utc", "is_practice", "draft"}
+
+
+def test_the_place_in_the_batch_gives_no_hidden_repeat_away(store):
+    """Done counts up by one a case and done + left stays, whether a case is new or a repeat."""
+    batch = batch_of(store, 70, repeats=["c0", "c1", "c2", "c3", "c4"], readings_per_case=1)
+    seen, places = [], []
+    while (screen := next_case(store, batch, "ann")) is not None:
+        done = progress(store, batch, "ann")
+        places.append((done.n_done, done.n_done + done.n_left))
+        seen.append(screen.case_id)
+        record_reading(store, batch, "ann", screen.nonce, Answer(("eczema",)))
+    n_read = len(seen)
+    assert 1 <= n_read - len(set(seen)) <= 5  # a case met late leaves no room for its repeat
+    assert [done for done, _ in places] == list(range(n_read))
+    assert {total for _, total in places} <= {n_read, 75}
+
+
+def test_a_revealed_case_is_read_unblinded_in_every_later_batch(store):
+    """The reveal needs a closed batch that was opened for it; what follows is kept and counts for nothing."""
+    frame = queue(3).assign(predicted_label="tinea")
+    batch = open_batch(
+        store, frame, name="r", split="test", seed=0, manifest_sha256="m", settings={"reveal": "after_close"}
+    )
+    for _ in range(3):
+        record_reading(store, batch, "ann", next_case(store, batch, "ann").nonce, Answer(("eczema",)))
+    with pytest.raises(Refused, match="not shown"):
+        reveal(store, batch, "ann")
+    closed = close_batch(store, "r", actor="root")
+    for _ in range(2):
+        assert reveal(store, closed, "ann")["predicted_label"].tolist() == ["tinea"] * 3
+    assert (store.events("r")["kind"] == "reveal").sum() == 3
+    later = open_batch(store, frame, name="later", split="test", seed=0, manifest_sha256="m")
+    for reader in ("ann", "bob"):
+        screen = next_case(store, later, reader)
+        record_reading(store, later, reader, screen.nonce, Answer(("eczema",)))
+    assert answers(store, "later")["actor"].tolist() == ["bob"]
+
+
+def test_a_batch_assigned_to_readers_is_nobody_elses(store):
+    batch = open_batch(
+        store, queue(1), name="a", split="test", seed=0, manifest_sha256="m", settings={"readers": ["ann"]}
+    )
+    assert batch.is_assigned_to("ann")
+    assert not batch.is_assigned_to("bob")

@@ -288,5 +288,26 @@ def test_a_store_from_a_newer_program_is_refused(tmp_path, open_store):
     store = open_store(tmp_path / "vet.db")
     with store.write() as connection:
         connection.execute(sa.update(schema.meta).values(value="99"))
-    with pytest.raises(InputError, match="schema version 99; expected 1 or older"):
+    with pytest.raises(InputError, match="schema version 99; expected 2 or older"):
         open_store(tmp_path / "vet.db")
+
+
+def test_a_store_of_the_first_version_is_brought_to_this_one_with_its_events(tmp_path, open_store):
+    """Version 1 had no pairs and no rank or prediction of an item."""
+    store = open_store(tmp_path / "vet.db")
+    for i in range(3):
+        add(store, i)
+    with store.write() as connection:
+        connection.exec_driver_sql("DROP TABLE pairs")
+        for column in ("rank", "predicted_label"):
+            connection.exec_driver_sql(f"ALTER TABLE items DROP COLUMN {column}")
+        connection.execute(sa.update(schema.meta).values(value="1"))
+    store.close()
+    newer = open_store(tmp_path / "vet.db")
+    with newer.read() as connection:
+        assert schema.version(connection) == 2
+        columns = {column["name"] for column in sa.inspect(connection).get_columns("items")}
+        assert sa.inspect(connection).has_table("pairs")
+    assert {"rank", "predicted_label"} <= columns
+    assert newer.verify().n_events == 3
+    assert newer.verify().is_intact

@@ -19,7 +19,7 @@ from ddeval.data.images import ImageError, read_image, shown_name
 from ddeval.data.questionnaire import in_brief, readable
 from ddeval.errors import InputError
 from ddeval.io import resolve, write_bytes
-from ddeval.vet.accounts import Account
+from ddeval.vet.accounts import Account, accounts
 from ddeval.vet.adjudication import Hearing
 from ddeval.vet.batches import Batch, read_batches
 from ddeval.vet.reading import Screen, progress
@@ -60,8 +60,19 @@ class Desk:
     def _rows(self) -> pd.DataFrame:
         return self.manifest.set_index("image_id")
 
-    def open_batches(self) -> list[Batch]:
-        return [batch for batch in read_batches(self.store) if batch.is_open]
+    def open_batches(self, reader: Account | None = None) -> list[Batch]:
+        """Open batches, the newest first; with `reader`, those assigned to them or to everybody."""
+        opened = [batch for batch in read_batches(self.store) if batch.is_open]
+        return [b for b in opened if reader is None or b.is_assigned_to(reader.code)]
+
+    def reading_now(self, reader: Account) -> Batch | None:
+        """The newest open batch that has something left for this reader, else the newest assigned to them."""
+        assigned = self.open_batches(reader)
+        with_work = (b for b in assigned if progress(self.store, b, reader.code).n_left)
+        return next(with_work, assigned[0] if assigned else None)
+
+    def people(self) -> list[Account]:
+        return accounts(self.store)
 
     def batch_of(self, name: str | None) -> Batch | None:
         """The open batch of that name; without a name the newest open one."""
@@ -145,7 +156,14 @@ class Desk:
                 expected=f"one of {len(ids)}",
                 todo="Reload the page.",
             )
-        image_id = ids[number]
+        return self.picture(ids[number], is_full=is_full)
+
+    def picture(self, image_id: str, *, is_full: bool) -> bytes:
+        """The same for one image by its id."""
+        if image_id not in self._rows.index:
+            raise InputError(
+                f"image {image_id}", "no such image", expected="one of the manifest", todo="Reload the page."
+            )
         kept = self.cache / shown_name(image_id, is_full=is_full)
         if kept.is_file():
             return kept.read_bytes()

@@ -28,8 +28,12 @@ PAGES = {
     "read": [
         st.Page("pages/read.py", title="Vet", default=True),
         st.Page("pages/my_work.py", title="My work"),
+        st.Page("pages/plain.py", title="Plain form"),
     ],
-    "adjudicate": [st.Page("pages/adjudicate.py", title="Adjudicate")],
+    "adjudicate": [
+        st.Page("pages/adjudicate.py", title="Adjudicate"),
+        st.Page("pages/duplicates.py", title="Duplicates"),
+    ],
     "see_dashboard": [st.Page("pages/dashboard.py", title="Dashboard", default=True)],
     "manage_users": [st.Page("pages/users.py", title="Users")],
 }

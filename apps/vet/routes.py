@@ -23,6 +23,7 @@ from ddeval.vet.accounts import Account, Action, LogInRefused
 from ddeval.vet.adjudication import next_hearing, record_adjudication
 from ddeval.vet.batches import Batch
 from ddeval.vet.consensus import Answer
+from ddeval.vet.pairs import next_pair
 from ddeval.vet.reading import Refused
 
 MOST_BYTES = 64 * 1024
@@ -165,6 +166,10 @@ def routes(desk: Desk, *, prefix: str, public_url: str) -> list[Route]:
         return JSONResponse(await run_in_threadpool(commit))
 
     async def log_out_page(request: Request) -> Response:
+        if (
+            request.headers.get("sec-fetch-site") == "same-origin"
+        ):  # a link of our own page, not of another site
+            return await log_out(request)
         body = f'<form method="post" action="{prefix}/logout"><button>Log out</button></form>'
         return _page(prefix, "Leave?", f"{body}<p><a href='{prefix}/'>Back to the cases</a></p>")
 
@@ -175,6 +180,18 @@ def routes(desk: Desk, *, prefix: str, public_url: str) -> list[Route]:
         def fetch() -> bytes:
             case_id = _case_on_screen(desk, batch, account, nonce)
             return desk.photograph(case_id, number, is_full=request.query_params.get("size") == "full")
+
+        return Response(await run_in_threadpool(fetch), media_type="image/jpeg")
+
+    async def paired(request: Request) -> Response:
+        _, batch = _reader(request, desk, action="adjudicate")
+        side = request.path_params["side"]
+
+        def fetch() -> bytes:
+            pair = next_pair(desk.store, batch)
+            if pair is None or pair.pair != request.path_params["pair"] or side not in ("a", "b"):
+                raise _Forbidden("This pair is not to be decided now.")
+            return desk.picture(pair.image_id_a if side == "a" else pair.image_id_b, is_full=True)
 
         return Response(await run_in_threadpool(fetch), media_type="image/jpeg")
 
@@ -194,6 +211,7 @@ def routes(desk: Desk, *, prefix: str, public_url: str) -> list[Route]:
         ("/api/hearing", "GET", hearing),
         ("/api/adjudicate", "POST", adjudicate),
         ("/api/photograph/{nonce}/{number:int}", "GET", photograph),
+        ("/api/pair/{pair:int}/{side}", "GET", paired),
     ]
     return [Route(prefix + path, _told(handler), methods=[method]) for path, method, handler in table]
 
@@ -244,6 +262,8 @@ def _reader(request: Request, desk: Desk, *, action: Action = "read") -> tuple[A
     if account is None or not account.may(action):
         raise _Forbidden(f"Your account does not {action} cases.")
     batch = desk.batch_of(request.query_params.get("batch"))
+    if batch is not None and action == "read" and not batch.is_assigned_to(account.code):
+        raise _Forbidden("This batch is not assigned to you.")
     if batch is None:
         raise Refused("closed", "There is no open batch to read. Nothing was saved.")
     return account, batch

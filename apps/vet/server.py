@@ -29,7 +29,8 @@ OPTIONS: dict[str, Any] = {
     "server.fileWatcherType": "none",
     "server.maxUploadSize": 1,
     "server.maxMessageSize": 10,
-    "theme.primaryColor": "#0b5c8f",
+    "theme.light.primaryColor": "#0b5c8f",
+    "theme.dark.primaryColor": "#7cc0ee",
 }
 """Streamlit settings: nothing is sent out, no error detail reaches a browser, nothing can be uploaded."""
 

@@ -18,6 +18,29 @@ DEMO_CASES = 120
 DEMO_READERS = ("reader-1", "reader-2")
 
 
+def read_queue(
+    path: Path, manifest: "pd.DataFrame"
+) -> "tuple[pd.DataFrame, dict[str, Any], pd.DataFrame | None]":
+    """QUEUE, its metadata and the pairs to decide, from an audit folder; from a lone queue no pairs.
+
+    In an audit folder each case also takes `rank` (of its most doubtful image) and `predicted_label` (of
+    most of its images, the most doubtful one's where they tie), for the admin's dashboard alone.
+    """
+    from ddeval import io
+
+    folder = path if path.is_dir() else path.parent
+    if not (folder / "audit.json").is_file():
+        return (*io.read_parquet(path), None)
+    queue, metadata = io.read_parquet(folder / "queue.parquet" if path.is_dir() else path)
+    issues = io.read_parquet(folder / "issues.parquet")[0].sort_values("rank", kind="stable")
+    case_of = manifest.set_index("image_id")["case_id"]
+    by_case = issues.groupby(issues["image_id"].map(case_of), sort=False)
+    queue["rank"] = queue["case_id"].map(by_case["rank"].min())
+    predicted = by_case["predicted_label"].agg(lambda said: str(said.value_counts(sort=False).idxmax()))
+    queue["predicted_label"] = queue["case_id"].map(predicted)
+    return queue, metadata, io.read_parquet(folder / "duplicates.parquet")[0]
+
+
 def run(desk: Any, *, say: Callable[[str], None], **address: Any) -> None:
     """Serve `desk` until interrupted."""
     server = _app("server")

@@ -37,25 +37,32 @@ ConditionsOption = Annotated[
 
 @app.command("open")
 def open_(
-    queue: Annotated[Path, typer.Argument(help="Queue that `ddeval audit` wrote.")],
+    queue: Annotated[Path, typer.Argument(help="Audit folder, or a queue alone.")],
     data: DataOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the batch [the queue's file name].")] = None,
     split: Annotated[str | None, typer.Option(help="Split of its cases [read from the manifest].")] = None,
     reads: Annotated[int, typer.Option(min=1, max=8, help="Blind readings a case.")] = 2,
+    readers: Annotated[
+        list[str] | None, typer.Option("--reader", help="Assign it to this code alone; may be repeated.")
+    ] = None,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Show readers labels and model once the batch is closed.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of every reader's own order.")] = 0,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a queue before the readers.
+    """Put a queue before the readers; from an audit folder its duplicates come along, to be decided.
 
-    Example: ddeval vet open runs/gen2a-test-1a2b/audit/queue.parquet
+    Example: ddeval vet open runs/gen2a-test-1a2b/audit
     """
-    from ddeval import io
+    from ddeval.cli.serving import read_queue
     from ddeval.data.manifest import manifest_sha256
     from ddeval.vet.batches import open_batch
 
-    frame, metadata = io.read_parquet(queue)
     manifest = _manifest(data)
+    frame, metadata, pairs = read_queue(queue, manifest)
+    n_pairs = 0 if pairs is None else len(pairs)
     cases = manifest.drop_duplicates("case_id").set_index("case_id")
     strangers = frame.loc[~frame["case_id"].isin(cases.index), "case_id"]
     if len(strangers):
@@ -85,18 +92,27 @@ def open_(
         seed=seed,
         manifest_sha256=manifest_sha256(manifest),
         readings_per_case=reads,
-        settings={k: metadata[k] for k in ("practice_cases", "proposers") if k in metadata},
+        settings={k: metadata[k] for k in ("practice_cases", "proposers") if k in metadata}
+        | ({"readers": readers} if readers else {})
+        | ({"reveal": "after_close"} if reveal else {}),
+        pairs=pairs,
     )
     n_cases = int((frame["kind"] != "repeat").sum())
     n_repeats = len(frame) - n_cases
     if as_json:
         console.say_json(
-            {"batch": batch.name, "split": batch.split, "n_cases": n_cases, "n_repeats": n_repeats}
+            {
+                "batch": batch.name,
+                "split": batch.split,
+                "n_cases": n_cases,
+                "n_repeats": n_repeats,
+                "n_pairs": n_pairs,
+            }
         )
         return
     console.say(
         f"batch {batch.name}: {n_cases:,} cases of {batch.split}, {reads} readings each, "
-        f"{n_repeats} hidden repeats"
+        f"{n_repeats} hidden repeats, {n_pairs} pairs of photographs"
     )
     console.say("next     ddeval vet user add CODE --role reader   ·   ddeval vet serve")
 

@@ -29,13 +29,17 @@ class Batch:
     manifest_sha256: str
     queue_sha256: str
     settings: dict[str, Any]
-    """`practice_cases` (ids read first, not counted), `reveal` (after_close or after_commit), and more."""
+    """`practice_cases` (ids read first, not counted), `readers` (codes it is assigned to), and more."""
     opened_utc: str
     closed_utc: str | None
 
     @property
     def is_open(self) -> bool:
         return self.closed_utc is None
+
+    def is_assigned_to(self, reader: str) -> bool:
+        """Whether this reader may read it: all may where nobody is named."""
+        return reader in self.settings.get("readers", (reader,))
 
 
 def open_batch(
@@ -48,11 +52,14 @@ def open_batch(
     manifest_sha256: str,
     readings_per_case: int = 2,
     settings: dict[str, Any] | None = None,
+    pairs: pd.DataFrame | None = None,
 ) -> Batch:
     """Put a queue (QUEUE, one row a case or a hidden repeat) before the readers.
 
-    `given_label` and `label_basis` columns travel into the store, where only the derived verdict uses
-    them. Opening the same queue under the same name again changes nothing.
+    `given_label`, `label_basis`, `rank` and `predicted_label` columns travel into the store, where only
+    the derived verdict and the dashboard use them. `pairs` (`image_id_a, image_id_b, similarity, kind`) are
+    photographs that may be one (`ddeval.vet.pairs`). Opening the same queue under the same name again
+    changes nothing.
 
     Raises
     ------
@@ -87,6 +94,8 @@ def open_batch(
                 )
             )
             connection.execute(sa.insert(schema.items), _items(queue, name))
+            if pairs is not None and len(pairs):
+                connection.execute(sa.insert(schema.pairs), _pairs(pairs, name))
         elif known.queue_sha256 != queue_sha256:
             raise InputError(
                 f"batch {name}",
@@ -170,6 +179,8 @@ def _items(queue: pd.DataFrame, name: str) -> list[dict[str, Any]]:
             "given_label",
             "label_basis",
             "reason",
+            "rank",
+            "predicted_label",
         ]
     )
     frame = frame.astype(object).where(frame.notna(), None)
@@ -178,5 +189,20 @@ def _items(queue: pd.DataFrame, name: str) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
 
 
+def _pairs(pairs: pd.DataFrame, name: str) -> list[dict[str, Any]]:
+    frame = pairs[["image_id_a", "image_id_b", "similarity", "kind"]].astype(object)
+    frame = frame.where(frame.notna(), None)
+    return [
+        {"batch": name, "pair": place, **{str(k): v for k, v in row.items()}}
+        for place, row in enumerate(frame.to_dict("records"), start=1)
+    ]
+
+
 def _records(queue: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in ("batch", "item")} for row in _items(queue, "")]
+    left_out = (
+        "batch",
+        "item",
+        "rank",
+        "predicted_label",
+    )  # what a queue is does not depend on who ranked it
+    return [{k: v for k, v in row.items() if k not in left_out} for row in _items(queue, "")]

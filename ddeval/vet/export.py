@@ -15,12 +15,14 @@ from ddeval import io, tables
 from ddeval.errors import InputError
 from ddeval.vet.batches import read_batch
 from ddeval.vet.outcomes import CaseOutcome, case_outcomes
+from ddeval.vet.pairs import decisions
 from ddeval.vet.reading import answers, reported_cases
 from ddeval.vet.store import Store
 
 POLICY = (
     "Every photograph of a case takes the case's consensus; a photograph that more than half of the "
-    "readers of its case marked as poor is poor_image. Reported cases have no label."
+    "readers of its case marked as poor is poor_image. Reported cases have no label. Of two photographs "
+    "decided to be the same, the one of this split is duplicate; where both are of it, the second."
 )
 
 
@@ -80,6 +82,7 @@ def freeze(
         for outcome in outcomes:
             if outcome.n_readings or outcome.case_id in held:
                 rows += _images(outcome, manifest, held=outcome.case_id in held, poor=poor)
+    rows += _duplicates(store, batches, manifest, split=split)
     frame = pd.DataFrame(rows, columns=[c for c in tables.LABELS.names if c != "overlay_version"])
     frame = frame.drop_duplicates("image_id", keep="last").sort_values("image_id", ignore_index=True)
     frame["image_sha256"] = frame["image_id"].map(dict(image_sha256 or {})).astype(object)
@@ -175,6 +178,35 @@ def _poor_photographs(store: Store, batch: str) -> dict[str, float]:
         for image_id in details.get("poor_photographs", ()):
             counts[image_id] = counts.get(image_id, 0.0) + 1
     return counts
+
+
+def _duplicates(
+    store: Store, batches: Sequence[str], manifest: pd.DataFrame, *, split: str
+) -> list[dict[str, Any]]:
+    """Photographs decided to be the same as another: copies across splits, or seconds of this one."""
+    known: dict[str, dict[str, Any]] = manifest.set_index("image_id").to_dict("index")  # type: ignore[assignment]
+    rows = []
+    for batch in batches:
+        found = decisions(store, batch)
+        for pair in found[found["decision"] == "same_photograph"].to_dict("records"):
+            own = [i for i in (pair["image_id_b"], pair["image_id_a"]) if i in known]
+            own = [i for i in own if known[i]["split"] == split][:1]
+            rows += [
+                {
+                    "image_id": image_id,
+                    "case_id": known[image_id]["case_id"],
+                    "split": split,
+                    "given_label": known[image_id]["label"],
+                    "outcome": "duplicate",
+                    "labels": [],
+                    "confidence": None,
+                    "rule": "pair",
+                    "readers": [pair["reader"]],
+                    "basis": "reading",
+                }
+                for image_id in own
+            ]
+    return rows
 
 
 def _last(folder: Path, split: str) -> tuple[Path | None, int]:

@@ -61,7 +61,10 @@ class Screen:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a reader has done and what is left for them in a batch."""
+    """What a reader has done and what is left for them in a batch.
+
+    Hidden repeats count like any case, or a number that stands still would give them away.
+    """
 
     n_done: int
     n_left: int
@@ -159,7 +162,7 @@ def record_reading(
             revision=screen["revision"],
             kind="practice" if screen["reading_no"] == 0 else "reading",
             new=new,
-            blind_level=_blind_level(connection, batch.name, screen["case_id"], reader),
+            blind_level=_blind_level(connection, screen["case_id"], reader),
             shown_at=screen["shown_utc"],
             nonce=nonce,
         )
@@ -259,7 +262,7 @@ def undo(store: Store, batch: Batch, reader: str, *, reason: str) -> Screen:
             kind="undo",
             old=last["new"],
             reason=reason[:NOTE_LIMIT],
-            blind_level=_blind_level(connection, batch.name, last["case_id"], reader),
+            blind_level=_blind_level(connection, last["case_id"], reader),
             nonce=f"undo:{last['nonce']}",
         )
         connection.execute(
@@ -285,7 +288,11 @@ def progress(store: Store, batch: Batch, reader: str) -> Progress:
     with store.read() as connection:
         trail = _trail(connection, batch.name, reader)
         left = _unread(store, connection, batch, reader, trail)
-    return Progress(sum(row.kind == "reading" and row.reading_no == 1 for row in trail), len(left))
+        repeats = _repeats_left(connection, batch, apart_from=reader)
+    if not left:
+        since = _cases_since(trail)
+        repeats = [case for case in repeats if since.get(case, -1) >= REPEAT_GAP]
+    return Progress(sum(row.kind == "reading" for row in trail), len(left) + len(repeats))
 
 
 def answers(store: Store, batch: str, *, blind_only: bool = True) -> pd.DataFrame:
@@ -380,8 +387,24 @@ def _due_repeat(
     The gap is drawn per case between one and two times `REPEAT_GAP`, so that repeats cannot be
     foreseen; when nothing else is left, the smallest gap that is allowed will do.
     """
+    since = _cases_since(trail)
+    for case in _repeats_left(connection, batch):
+        gap = REPEAT_GAP
+        if not is_last_chance:
+            gap += int(_mix(batch.seed, reader, case)[:4], 16) % REPEAT_GAP
+        if since.get(case, -1) >= gap:
+            return case
+    return None
+
+
+def _cases_since(trail: Sequence[Any]) -> dict[str, int]:
+    """How many first readings this reader gave after that of each case."""
     read = [row.case_id for row in trail if row.kind == "reading" and row.reading_no == 1]
-    position = {case: i for i, case in enumerate(read)}
+    return {case: len(read) - 1 - place for place, case in enumerate(read)}
+
+
+def _repeats_left(connection: sa.Connection, batch: Batch, *, apart_from: str = "") -> list[str]:
+    """Hidden repeats nobody has read or has on screen; the one on the screen of `apart_from` still counts."""
     repeats = sa.select(schema.items.c.case_id).where(
         schema.items.c.batch == batch.name, schema.items.c.kind == "repeat"
     )
@@ -391,17 +414,13 @@ def _due_repeat(
         schema.events.c.reading_no == 2,
     )
     on_screen = sa.select(schema.screens.c.case_id).where(
-        schema.screens.c.batch == batch.name, schema.screens.c.reading_no == 2
+        schema.screens.c.batch == batch.name,
+        schema.screens.c.reading_no == 2,
+        schema.screens.c.reader != apart_from,
     )
     done = set(connection.execute(repeated.union(on_screen)).scalars())
-    for case in connection.execute(repeats.order_by(schema.items.c.item)).scalars():
-        if case in position and case not in done:
-            gap = REPEAT_GAP
-            if not is_last_chance:
-                gap += int(_mix(batch.seed, reader, case)[:4], 16) % REPEAT_GAP
-            if len(read) - 1 - position[case] >= gap:
-                return str(case)
-    return None
+    in_order = connection.execute(repeats.order_by(schema.items.c.item)).scalars()
+    return [str(case) for case in in_order if case not in done]
 
 
 @lru_cache(maxsize=256)
@@ -519,11 +538,11 @@ def check_open(connection: sa.Connection, batch: Batch) -> None:
         raise Refused("closed", "This batch was closed. Nothing was saved.")
 
 
-def _blind_level(connection: sa.Connection, batch: str, case_id: str, reader: str) -> str:
+def _blind_level(connection: sa.Connection, case_id: str, reader: str) -> str:
+    """A label once revealed is known in every batch from then on."""
     revealed = connection.execute(
         sa.select(schema.events.c.seq)
         .where(
-            schema.events.c.batch == batch,
             schema.events.c.case_id == case_id,
             schema.events.c.actor == reader,
             schema.events.c.kind == "reveal",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-VERSION = 1
+VERSION = 2
 """Version of the schema below; `migrate` brings an older store here, step by step."""
 
 metadata = sa.MetaData()
@@ -93,7 +93,20 @@ items = sa.Table(
     sa.Column("given_label", sa.Text),
     sa.Column("label_basis", sa.Text),
     sa.Column("reason", sa.Text),
+    sa.Column("rank", sa.Integer),  # of the case's most doubtful image; the queue itself is shuffled
+    sa.Column("predicted_label", sa.Text),
     sa.Index("items_case", "batch", "case_id"),
+)
+
+pairs = sa.Table(
+    "pairs",  # two photographs that may be one, to be decided once
+    metadata,
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.name"), primary_key=True),
+    sa.Column("pair", sa.Integer, primary_key=True),
+    sa.Column("image_id_a", sa.Text, nullable=False),
+    sa.Column("image_id_b", sa.Text, nullable=False),
+    sa.Column("similarity", sa.Float),
+    sa.Column("kind", sa.Text),
 )
 
 screens = sa.Table(
@@ -206,7 +219,16 @@ def _first(connection: sa.Connection) -> None:
         connection.exec_driver_sql(trigger)
 
 
-STEPS: tuple[Callable[[sa.Connection], None], ...] = (_first,)
+def _second(connection: sa.Connection) -> None:
+    """Rank and prediction of each item, and pairs of photographs; a store made today has them already."""
+    pairs.create(connection, checkfirst=True)
+    there = {column["name"] for column in sa.inspect(connection).get_columns("items")}
+    for name, kind in (("rank", "INTEGER"), ("predicted_label", "TEXT")):
+        if name not in there:
+            connection.exec_driver_sql(f"ALTER TABLE items ADD COLUMN {name} {kind}")
+
+
+STEPS: tuple[Callable[[sa.Connection], None], ...] = (_first, _second)
 """STEPS[i] brings a store of version i to version i + 1."""
 
 

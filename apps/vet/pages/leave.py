@@ -5,4 +5,5 @@ import streamlit as st
 from apps.vet import server
 
 st.title("Log out")
-st.link_button("Leave", f"{server.PREFIX}/logout", type="primary")
+st.text("What you have read is saved. A case you have begun waits for you with what you entered.")
+st.html(f'<p><a href="{server.PREFIX}/logout" target="_self">Log out now</a></p>')

@@ -4,8 +4,9 @@ import streamlit as st
 
 from apps.vet.view import viewer
 
-batches = st.session_state["desk"].open_batches()
-if not batches:
-    st.info("There is no open batch. Your admin opens one with `ddeval vet open`.")
+desk, account = st.session_state["desk"], st.session_state["account"]
+batch = desk.reading_now(account)
+if batch is None:
+    st.info("There is no open batch for you. Your admin opens one with `ddeval vet open`.")
     st.stop()
-viewer(st.session_state["desk"], st.session_state["account"], batches[0], task="read")
+viewer(desk, account, batch, task="read")
