@@ -181,6 +181,9 @@ def test_an_ensemble_is_the_mean_of_its_members_and_states_its_gain_and_cost(sco
     assert [a["notes"] for a in told["about"] if a["run"] == "answers+b"] == [
         "ensemble, 2 times the serving cost"
     ]
+    page = (tmp_path / "page.html").read_text()
+    figure = page[page.index("What referring by the model is worth") :]
+    assert "answers+b" in figure[: figure.index("</figure>")]
 
 
 @pytest.mark.parametrize("text", ["answers+nobody", "answers"])

@@ -75,7 +75,8 @@ class ComparisonTables:
 
     @property
     def colours(self) -> dict[str, int]:
-        return series_of([run.name for run in self.runs])
+        """Of each run and, after these, of each ensemble: it has numbers but no folder of its own."""
+        return series_of(list(dict.fromkeys(self.tables["values"]["run"])))
 
     def gain(self, metric: str) -> dict[Any, Any] | None:
         """The candidate's difference to the baseline."""
