@@ -182,6 +182,18 @@ def test_six_patients_of_six_are_no_certainty(is_right, low, high):
     assert (row["ci_low"], row["ci_high"], row["n_groups"]) == (pytest.approx(low), pytest.approx(high), 6)
 
 
+@pytest.mark.parametrize("groups", [np.arange(12) // 2, np.zeros(12, int)], ids=["perfect", "one patient"])
+def test_a_number_that_every_resample_repeats_has_no_interval(groups):
+    labels = np.tile([0, 1], 6)
+    probs = np.where(labels[:, None] == np.arange(2), 0.8, 0.2)
+    rng = np.random.default_rng(0)
+    summary = summarise(labels, probs, groups=groups, class_names=("a", "b"), rng=rng, n_resamples=50)
+    rows = summary.metrics[summary.metrics["metric"].isin(["auroc_macro", "balanced_accuracy", "nll"])]
+    assert len(rows) == 3
+    assert rows["value"].notna().all()
+    assert rows[["ci_low", "ci_high"]].isna().all(axis=None)
+
+
 def test_the_three_outcomes_of_a_target_add_up_to_one(with_other):
     shares = with_other.curves["three_outcomes"].groupby("given")["share"].sum()
     assert shares.to_dict() == pytest.approx({"target": 1.0, "other": 1.0})

@@ -259,6 +259,7 @@ def _rows(
             class_names, n_images, n_groups = (None,), n_images[k : k + 1], n_groups[k : k + 1]
         if name.removeprefix(reading.prefix) in SHARES:
             low, high = exact_ends(np.ravel(value), low, high, n_groups)
+        low, high = np.where(low == high, np.nan, [low, high])  # one value in every resample bounds nothing
         columns = (np.ravel(value), low, high, n_images, n_groups, n_undefined)
         for class_name, *numbers in zip(class_names, *(c.tolist() for c in columns), strict=True):
             yield _row(reading, name, class_name, *numbers)
