@@ -136,14 +136,19 @@ def preprocess(pixels: Pixels, p: Preprocessing) -> Pixels:
     An image smaller than the cut is padded with black around its middle. Raises an ImageError where
     a very narrow image would grow past `MAX_PIXELS` (1 x 5000 with the shorter side to 256).
     """
-    height, width = pixels.shape[:2]
+    return preprocess_image(Image.fromarray(pixels), p)
+
+
+def preprocess_image(image: Image.Image, p: Preprocessing) -> Pixels:
+    """`preprocess` of an RGB image that is no array yet."""
+    width, height = image.size
     new_height = new_width = p.edge
     if p.resize == "shortest_edge":
         long = int(p.edge * max(height, width) / min(height, width))
         new_height, new_width = (long, p.edge) if width <= height else (p.edge, long)
     if new_height * new_width > MAX_PIXELS:
         raise ImageError("too_large", f"{width} x {height} px would be resized to {new_width} x {new_height}")
-    image = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling[p.resample.upper()])
+    image = image.resize((new_width, new_height), Image.Resampling[p.resample.upper()])
     return np.ascontiguousarray(_cut(np.asarray(image), p.size).transpose(2, 0, 1))
 
 

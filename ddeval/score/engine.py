@@ -1,10 +1,12 @@
 """The engine: pixels through the model, shard by shard, on whatever this machine has.
 
-One batch size, one number format and one order of work for the whole run, so that a shard's answers do
-not depend on when or beside what it was scored.
+One batch size, one number format, one kernel and one order of work for the whole run, so that a shard's
+answers do not depend on when or beside what it was scored. On a GPU nothing waits for it but the feed,
+which is two batches ahead at most: answers are copied back while the next shard is computed.
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -14,32 +16,62 @@ from torch import Tensor
 
 from ddeval.data.images import ImageError, Preprocessing
 from ddeval.data.questionnaire import Features
+from ddeval.errors import InputError
 from ddeval.models.checkpoint import Checkpoint
 from ddeval.models.device import DeviceName, choose_device
+from ddeval.models.tower import has_tower, kernel_for, with_towers
 from ddeval.score import feed, shards
 from ddeval.score.plan import Plan
 from ddeval.score.predictions import check_finite
 
 DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["native", "fp8"]
 
 
 class Engine(NamedTuple):
-    """Where the model runs and in which number format."""
+    """Where the model runs, in which number format, by which kernels."""
 
     device: torch.device
     dtype: str
     """fp32, bf16 or fp16: of the backbone; logits are float32."""
     note: str | None
+    kernel: str = "transformers"
+    """transformers as it is, or `tower` and its attention (`ddeval.models.tower`)."""
+    precision: Precision = "native"
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device.type == "cuda"
 
 
-def engine(device: DeviceName = "auto", dtype: DtypeName = "auto") -> Engine:
-    """The device and number format of a run; `auto` asks the card, the CPU computes in fp32."""
+def engine(
+    checkpoint: Checkpoint,
+    device: DeviceName = "auto",
+    dtype: DtypeName = "auto",
+    precision: Precision = "native",
+) -> Engine:
+    """The device, number format and kernels of a run; `auto` asks the card, the CPU computes in fp32.
+
+    Raises an InputError where float8 is asked for and the card or the checkpoint has none.
+    """
     if dtype not in ("auto", *DTYPES):
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
     chosen = choose_device(device)
-    name = next(n for n, kind in DTYPES.items() if kind == chosen.dtype)
-    return Engine(chosen.device, name if dtype == "auto" else dtype, chosen.note)
+    name = next(n for n, kind in DTYPES.items() if kind == chosen.dtype) if dtype == "auto" else dtype
+    kernel = "transformers"
+    if name != "fp32" and has_tower(checkpoint.module):
+        kernel = kernel_for(checkpoint.module, chosen.device, DTYPES[name])
+    if precision == "fp8":
+        card = torch.cuda.get_device_capability(chosen.device) if chosen.device.type == "cuda" else None
+        if card is None or card < (8, 9) or not kernel.startswith("tower"):
+            raise InputError(
+                "--precision fp8",
+                f"{checkpoint.name} on {chosen.device}",
+                expected="a SigLIP backbone in bf16 on a GPU of compute capability 8.9 or more",
+                todo="Leave it out.",
+            )
+    return Engine(chosen.device, name, chosen.note, kernel, precision)
 
 
 def answers(
@@ -55,32 +87,102 @@ def answers(
     """Each pending shard with its answers."""
     if not pending:
         return
-    model = _Model(checkpoint, on, hflip=plan.inputs["tta"] == "hflip")
+    model = Model(checkpoint, on, hflip=plan.inputs["tta"] == "hflip")
     batches = feed.batches(
         sources,
         [rows for s in pending for rows in plan.batches(s)],
         preprocessing=checkpoint.preprocessing,
         batch_size=plan.batch_size,
         workers=workers,
-        pin=on.device.type == "cuda",
+        gpu=on.is_gpu,
+        fast=plan.inputs.get("decode") == "fast",
     )
+    copied: deque[torch.cuda.Event] = deque()
+    waiting: deque[_Shard] = deque()
     with contextlib.closing(batches):
         for number in pending:
-            answers: list[tuple[Tensor, Tensor]] = []
-            failures: dict[int, ImageError] = {}
+            shard = _Shard(number)
             for _ in plan.batches(number):
+                if len(copied) > feed.HELD:
+                    copied.popleft().synchronize()  # its buffer is about to be filled again
                 batch = next(batches)
-                answers.append(model(batch, features))
-                failures |= batch.failures
+                shard.answers.append(model(batch.pixels, _features_of(batch, features)))
+                shard.failures |= batch.failures
+                if on.is_gpu:
+                    copied.append(_mark())
                 tick(len(batch.rows))
-            yield number, _part(checkpoint, plan, plan.rows(number), answers, failures)
+                if waiting and waiting[0].is_ready():
+                    done = waiting.popleft()
+                    yield done.number, _part(checkpoint, plan, done)
+            shard.finish(plan.rows(number))
+            waiting.append(shard)
+            if not on.is_gpu:
+                yield number, _part(checkpoint, plan, waiting.popleft())
+        for done in waiting:
+            yield done.number, _part(checkpoint, plan, done)
 
 
-class _Model:
+class _Shard:
+    """The answers of a shard in the making, then on their way back from the device."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.answers: list[tuple[Tensor, Tensor]] = []
+        self.failures: dict[int, ImageError] = {}
+        self.logits = self.embeddings = torch.empty(0)
+        self._event: torch.cuda.Event | None = None
+
+    def finish(self, rows: range) -> None:
+        """Begin to copy the answers to the host; those of padding are left behind."""
+        logits, embeddings = (torch.cat([a[i] for a in self.answers])[: len(rows)] for i in (0, 1))
+        self.answers.clear()
+        if logits.is_cuda:
+            self.logits, self.embeddings = (
+                torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True)
+                for t in (logits, embeddings)
+            )
+            self._event = _mark()
+        else:
+            self.logits, self.embeddings = logits, embeddings
+
+    def is_ready(self) -> bool:
+        return self._event is None or self._event.query()
+
+    def wait(self) -> None:
+        if self._event is not None:
+            self._event.synchronize()
+
+
+def _mark() -> torch.cuda.Event:
+    event = torch.cuda.Event()
+    event.record()
+    return event
+
+
+def _features_of(batch: feed.Batch, features: Features | None) -> Tensor | None:
+    """The encoded answers of a batch, (B, D), zeros where it is padding."""
+    if features is None:
+        return None
+    padded = np.zeros((len(batch.pixels), features.shape[1]), np.float32)
+    padded[: len(batch.rows)] = features[batch.rows.start : batch.rows.stop]
+    return torch.from_numpy(padded)
+
+
+class Model:
     """The checkpoint's module on its device, fed with uint8 pixels."""
 
-    def __init__(self, checkpoint: Checkpoint, on: Engine, *, hflip: bool) -> None:
-        self.module, self.on, self.hflip = checkpoint.module.to(on.device), on, hflip
+    def __init__(self, checkpoint: Checkpoint, on: Engine, *, hflip: bool = False) -> None:
+        self.on, self.hflip = on, hflip
+        module = checkpoint.module
+        if on.kernel.startswith("tower"):
+            module = with_towers(
+                module,
+                dtype=DTYPES[on.dtype],
+                device=on.device,
+                kernel=on.kernel,
+                precision=on.precision,
+            )
+        self.module = module.to(on.device)
         p: Preprocessing = checkpoint.preprocessing
         # x * rescale - mean, / std in one multiply and one subtract
         self.scale = torch.tensor([p.rescale / s for s in p.std], device=on.device).view(1, 3, 1, 1)
@@ -88,37 +190,30 @@ class _Model:
         self.shift = self.shift.view(1, 3, 1, 1)
 
     @torch.inference_mode()
-    def __call__(self, batch: feed.Batch, features: Features | None) -> tuple[Tensor, Tensor]:
-        """Logits (n, K) and embeddings (n, E) of the batch's images, float32, still on the device."""
-        n = len(batch.rows)
-        pixels = batch.pixels.to(self.on.device, non_blocking=True) * self.scale - self.shift  # (B, 3, S, S)
-        answers = None
-        if features is not None:
-            padded = np.zeros((len(batch.pixels), features.shape[1]), np.float32)
-            padded[:n] = features[batch.rows.start : batch.rows.stop]
-            answers = torch.from_numpy(padded).to(self.on.device, non_blocking=True)  # (B, D)
+    def __call__(self, pixels: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and embeddings (B, E) of uint8 pixels, float32, still on the device."""
+        device = self.on.device
+        normalised = pixels.to(device, non_blocking=True) * self.scale - self.shift  # (B, 3, S, S)
+        answers = features if features is None else features.to(device, non_blocking=True)  # (B, D)
         is_half = self.on.dtype != "fp32"
-        with torch.autocast(self.on.device.type, DTYPES[self.on.dtype], enabled=is_half):
-            logits, embeddings = self.module(pixels, answers)
+        with torch.autocast(device.type, DTYPES[self.on.dtype], enabled=is_half):
+            logits, embeddings = self.module(normalised, answers)
             if self.hflip:
-                mirrored = self.module(pixels.flip(-1), answers)
+                mirrored = self.module(normalised.flip(-1), answers)
                 logits, embeddings = (logits + mirrored[0]) / 2, (embeddings + mirrored[1]) / 2
-        return logits[:n].float(), embeddings[:n].float()
+        return logits.float(), embeddings.float()
 
 
-def _part(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    rows: range,
-    answers: Sequence[tuple[Tensor, Tensor]],
-    failures: dict[int, ImageError],
-) -> shards.Part:
-    logits = torch.cat([a[0] for a in answers]).cpu().numpy()
-    embeddings = torch.cat([a[1] for a in answers]).cpu().numpy()
-    failed = np.array([row in failures for row in rows])
+def _part(checkpoint: Checkpoint, plan: Plan, shard: _Shard) -> shards.Part:
+    shard.wait()
+    rows, logits = plan.rows(shard.number), shard.logits.numpy()
+    failed = np.array([row in shard.failures for row in rows])
     ids = np.array([plan.image_ids[row] for row in rows], dtype=object)
     check_finite(logits[~failed], ids[~failed], where=f"checkpoint {checkpoint.name}", what="logit")
-    errors = [failures.get(row) for row in rows]
+    errors = [shard.failures.get(row) for row in rows]
     return shards.Part(
-        logits, embeddings, [e.code if e else None for e in errors], [e.reason if e else None for e in errors]
+        logits,
+        shard.embeddings.numpy(),
+        [e.code if e else None for e in errors],
+        [e.reason if e else None for e in errors],
     )

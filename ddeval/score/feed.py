@@ -1,7 +1,8 @@
-"""The feed: files in, batches of pixels out, decoded ahead of the model by a pool of threads.
+"""The feed: files in, batches of pixels out, decoded ahead of the model by threads or processes.
 
 Every batch has the same shape: an image that cannot be read, and the rows past the last image, hold
-zeros, so that no image's logits depend on its neighbours' luck. This module runs no model.
+zeros, so that no image's logits depend on its neighbours' luck. Batches lie in a ring of buffers that
+are used again. This module runs no model.
 """
 
 import os
@@ -9,20 +10,23 @@ from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ddeval.data.images import ImageError, Preprocessing, decode, preprocess
+from ddeval import io
+from ddeval.data.images import ImageError, Preprocessing
+from ddeval.score.decoder import Source, Workers, fill
 
 AHEAD = 3
 """Batches in the making while the model works on another."""
+HELD = 2
+"""Batches whose pixels stay as they are after the next has been asked for."""
+PROCESSES_PAY = 512
+"""Images from which on starting processes costs less than they save."""
 
-Source = Path | ImageError
-"""Where an image lies, or why it was given up before it was opened."""
+__all__ = ["Batch", "Source", "batches"]
 
 
 class Batch(NamedTuple):
@@ -36,6 +40,16 @@ class Batch(NamedTuple):
     """Position in the run -> why the image could not be read."""
 
 
+class Crew(Protocol):
+    """Who decodes: `buffers` (n, B, 3, S, S) and a way to have one place of them filled."""
+
+    buffers: Tensor
+
+    def submit(self, buffer: int, place: int, row: int) -> Future[ImageError | None]: ...
+
+    def close(self) -> None: ...
+
+
 def batches(
     sources: Sequence[Source],
     slices: Iterable[range],
@@ -43,40 +57,48 @@ def batches(
     preprocessing: Preprocessing,
     batch_size: int,
     workers: int = 0,
-    pin: bool = False,
+    gpu: bool = False,
+    fast: bool = False,
 ) -> Generator[Batch]:
     """The images of each slice of `sources`, as one batch a slice, in order.
+
+    The pixels of a batch are overwritten once `HELD` more have been asked for.
 
     Parameters
     ----------
     slices : iterable of range
         Positions in `sources`, each at most `batch_size` long.
     workers : int
-        Threads that decode; 0 is one a core.
-    pin : bool
-        Put the pixels into page-locked memory, from which a GPU copies while it computes.
+        Threads or processes that decode; 0 is one a core.
+    gpu : bool
+        Put the pixels into page-locked memory, from which a GPU copies while it computes, and decode
+        many images in processes, out of the way of the thread that feeds it.
+    fast : bool
+        As in `ddeval.data.images.read_resized`.
     """
-    shape = (batch_size, 3, preprocessing.size, preprocessing.size)
-    pool = ThreadPoolExecutor(max_workers=workers or len(os.sched_getaffinity(0)))
+    slices = list(slices)
+    n_buffers = min(AHEAD + HELD + 1, len(slices))
+    shape = (n_buffers, batch_size, 3, preprocessing.size, preprocessing.size)
+    n_workers = workers or len(os.sched_getaffinity(0))
+    crew: Crew
+    if gpu and sum(map(len, slices)) >= PROCESSES_PAY and not any(map(_is_remote, sources)):
+        crew = _Processes(sources, preprocessing, shape, n_workers, fast)
+    else:
+        crew = _Threads(sources, preprocessing, shape, n_workers, fast, pin=gpu)
     waiting: deque[tuple[range, Tensor, list[Future[ImageError | None]]]] = deque()
-
-    def begin(rows: range) -> None:
-        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
-        pixels[len(rows) :] = 0
-        slots = pixels.numpy()
-        tasks = [pool.submit(_fill, slots[i], sources[row], preprocessing) for i, row in enumerate(rows)]
-        waiting.append((rows, pixels, tasks))
-
-    upcoming = iter(slices)
     try:
-        for rows in upcoming:
-            begin(rows)
+        for number, rows in enumerate(slices):
+            buffer = number % n_buffers
+            pixels = crew.buffers[buffer]
+            pixels[len(rows) :] = 0
+            tasks = [crew.submit(buffer, place, row) for place, row in enumerate(rows)]
+            waiting.append((rows, pixels, tasks))
             if len(waiting) > AHEAD:
                 yield _finish(*waiting.popleft())
         while waiting:
             yield _finish(*waiting.popleft())
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        crew.close()
 
 
 def _finish(rows: range, pixels: Tensor, tasks: list[Future[ImageError | None]]) -> Batch:
@@ -84,13 +106,63 @@ def _finish(rows: range, pixels: Tensor, tasks: list[Future[ImageError | None]])
     return Batch(rows, pixels, {row: error for row, error in zip(rows, results, strict=True) if error})
 
 
-def _fill(slot: npt.NDArray[Any], source: Source, preprocessing: Preprocessing) -> ImageError | None:
-    """Put the preprocessed image into `slot`; zeros and the error where it cannot be read."""
-    try:
-        if isinstance(source, ImageError):
-            raise source
-        np.copyto(slot, preprocess(decode(source), preprocessing))
-    except ImageError as error:
-        slot[:] = 0
-        return error
-    return None
+def _is_remote(source: Source) -> bool:
+    """Objects of a bucket are read in this process, which holds the way to it."""
+    return isinstance(source, Path) and io.in_bucket(source)
+
+
+class _Threads:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        preprocessing: Preprocessing,
+        shape: tuple[int, ...],
+        n_workers: int,
+        fast: bool,
+        *,
+        pin: bool,
+    ) -> None:
+        self.buffers = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
+        self._slots = self.buffers.numpy()
+        self._sources, self._preprocessing, self._fast = sources, preprocessing, fast
+        self._pool = ThreadPoolExecutor(max_workers=n_workers)
+
+    def submit(self, buffer: int, place: int, row: int) -> Future[ImageError | None]:
+        slot = self._slots[buffer, place]
+        return self._pool.submit(fill, slot, self._sources[row], self._preprocessing, fast=self._fast)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Processes:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        preprocessing: Preprocessing,
+        shape: tuple[int, ...],
+        n_workers: int,
+        fast: bool,
+    ) -> None:
+        self._workers = Workers(
+            sources, preprocessing, n_slots=shape[0] * shape[1], n_workers=n_workers, fast=fast
+        )
+        self._batch_size = shape[1]
+        self.buffers = torch.from_numpy(self._workers.memory).view(shape)
+        self._is_pinned = _pin(self.buffers)
+
+    def submit(self, buffer: int, place: int, row: int) -> Future[ImageError | None]:
+        return self._workers.submit(buffer * self._batch_size + place, row)
+
+    def close(self) -> None:
+        self._workers.close()
+        if self._is_pinned:
+            torch.cuda.synchronize()
+            torch.cuda.cudart().cudaHostUnregister(self.buffers.data_ptr())
+
+
+def _pin(buffers: Tensor) -> bool:
+    """Lock shared memory into RAM for the GPU; where that is refused, copies are merely slower."""
+    if not torch.cuda.is_available():
+        return False
+    return int(torch.cuda.cudart().cudaHostRegister(buffers.data_ptr(), buffers.nbytes, 0)) == 0

@@ -26,7 +26,7 @@ from ddeval.models.checkpoint import Checkpoint
 from ddeval.models.device import DeviceName
 from ddeval.score import folder, shards
 from ddeval.score.align import id_frame
-from ddeval.score.engine import DtypeName, Engine, answers, engine
+from ddeval.score.engine import DtypeName, Engine, Precision, answers, engine
 from ddeval.score.feed import Source
 from ddeval.score.plan import SHARD_SIZE, Plan, begin, shards_of
 from ddeval.score.predictions import Predictions
@@ -54,6 +54,10 @@ class Settings:
     device: DeviceName = "auto"
     dtype: DtypeName = "auto"
     """Number format of the backbone; auto asks the GPU, the CPU computes in fp32."""
+    precision: Precision = "native"
+    """fp8: the large products of a SigLIP backbone in float8; opt-in, since it costs accuracy."""
+    fast_decode: bool = False
+    """JPEGs are shrunk while they are decoded; opt-in, since pixels change a little."""
     batch_size: int = 64
     shard_size: int = SHARD_SIZE
     tta: Tta = "none"
@@ -134,7 +138,7 @@ def prepare(
     _refuse_if_none_is_there(files)
     unnamed = ImageError("missing", "the manifest names no image")
     features = checkpoint.features(rows, where=str(manifest))
-    on = engine(settings.device, settings.dtype)
+    on = engine(checkpoint, settings.device, settings.dtype, settings.precision)
     if on.note:
         note(on.note)
     sha256 = manifest_sha256(frame)
@@ -160,7 +164,9 @@ def prepare(
         "manifest": {"path": io.shown(str(manifest.resolve())), "sha256": sha256, "n_images": len(frame)},
         "image_roots": [io.shown(str(root.resolve())) for root in roots],
         "device": plan.machine["device"],
-        "dtype": on.dtype,
+        "dtype": plan.inputs["dtype"],
+        "kernel": on.kernel,
+        "decode": plan.inputs.get("decode", "exact"),
         "batch_size": settings.batch_size,
         "versions": folder.versions(),
     }
@@ -344,11 +350,13 @@ def _plan(
             "split": list(splits),
             "preprocessing": checkpoint.preprocessing.to_dict(),
             "classes": list(checkpoint.class_names),
-            "dtype": on.dtype,
+            "dtype": "fp8" if on.precision == "fp8" else on.dtype,
             "batch size": settings.batch_size,
             "tta": settings.tta,
+            **({"decode": "fast"} if settings.fast_decode else {}),
         },
         machine={
+            "kernel": on.kernel,
             "device": torch.cuda.get_device_name(on.device) if on.device.type == "cuda" else "cpu",
             "shard size": settings.shard_size,
             **{name: versions[name] for name in BIT_RELEVANT if name in versions},
