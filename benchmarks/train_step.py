@@ -25,7 +25,7 @@ from ddeval.data.fields import read_schema
 from ddeval.errors import InputError
 from ddeval.models.build import build
 from ddeval.models.device import choose_device
-from ddeval.train.optimiser import parameter_groups
+from ddeval.train.optimiser import adamw, compile_blocks, parameter_groups
 from ddeval.train.step import Stepper
 
 N_CLASSES = 26
@@ -58,7 +58,9 @@ def ours(config: Any, schema: Any, batch: int, *, is_checkpointed: bool) -> Any:
         features=rng.random((batch, schema.width), dtype=np.float32) if schema else None,
         image_ids=np.arange(batch).astype(str),
     )
-    optimiser = torch.optim.AdamW(parameter_groups(module, config.train))
+    torch._dynamo.reset()
+    compile_blocks(module, n_images=1_000_000)
+    optimiser = adamw(parameter_groups(module, config.train), on.device)
     stepper = Stepper(
         module,
         optimiser,

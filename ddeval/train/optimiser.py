@@ -55,6 +55,29 @@ def parameter_groups(module: nn.Module, train: TrainConfig) -> list[dict[str, An
     ]
 
 
+def adamw(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.AdamW:
+    """AdamW over `groups`; on a GPU one kernel changes all weights, where a loop would launch thousands."""
+    return torch.optim.AdamW(groups, fused=device.type == "cuda")
+
+
+COMPILING_PAYS = (50_000_000, 5_000)
+"""Weights of the network and images of the training from which on compiling saves more than its 10 s."""
+
+
+def compile_blocks(module: nn.Module, *, n_images: int) -> bool:
+    """Compile each transformer layer of a large network in place, where that pays; whether it was done.
+
+    One compiled graph serves all layers, since they have the same shape; the names of the weights stay.
+    """
+    layers = getattr(getattr(module.get_submodule("backbone"), "encoder", None), "layers", None)
+    n_weights = sum(parameter.numel() for parameter in module.parameters())
+    if layers is None or n_weights < COMPILING_PAYS[0] or n_images < COMPILING_PAYS[1]:
+        return False
+    for layer in layers:
+        layer.compile()
+    return True
+
+
 def rate_factor(step: int, *, n_steps: int, n_frozen: int, n_warmup: int) -> float:
     """Factor of every learning rate at `step` (0 to n_steps - 1), in [0, 1].
 
