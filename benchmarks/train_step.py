@@ -25,7 +25,7 @@ from ddeval.data.fields import read_schema
 from ddeval.errors import InputError
 from ddeval.models.build import build
 from ddeval.models.device import choose_device
-from ddeval.train.optimiser import adamw, compile_blocks, parameter_groups
+from ddeval.train.optimiser import adamw, compile_layers, parameter_groups
 from ddeval.train.step import Stepper
 
 N_CLASSES = 26
@@ -59,7 +59,7 @@ def ours(config: Any, schema: Any, batch: int, *, is_checkpointed: bool) -> Any:
         image_ids=np.arange(batch).astype(str),
     )
     torch._dynamo.reset()
-    compile_blocks(module, n_images=1_000_000)
+    compile_layers(module, "always", n_images=batch, device=on.device)
     optimiser = adamw(parameter_groups(module, config.train), on.device)
     stepper = Stepper(
         module,

@@ -154,6 +154,8 @@ class TrainConfig(Section):
     amp_dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of the forward pass on a GPU; `auto` asks the card. The CPU always computes in fp32."""
     channels_last: bool = False
+    compile_layers: Literal["auto", "always", "never"] = "auto"
+    """Compile the layers of a SigLIP backbone; `auto` does on a GPU where it saves more time than it takes."""
     augment: tuple[Augmentation, ...] = ()
 
     other_ratio: Annotated[float, Field(ge=0)] | None = None

@@ -25,6 +25,7 @@ from ddeval.models.checkpoint import load_checkpoint
 from ddeval.models.fusion import Fusion
 from ddeval.train.dataset import build_dataset
 from ddeval.train.loop import freeze, seed_everything, train
+from ddeval.train.optimiser import compile_layers
 from tests.train_fixture import make_config, make_data
 
 STEPS = ["hflip", "vflip", "rotate90", {"kind": "random_resized_crop", "degrees": 20}]
@@ -476,3 +477,40 @@ def test_the_average_of_the_weights_is_what_is_kept(data, tmp_path):
     assert not torch.equal(weights(tmp_path / "mean")["head.weight"], last["mean"]["module"]["head.weight"])
     assert torch.equal(weights(tmp_path / "mean")["head.weight"], last["mean"]["average"]["head.weight"])
     assert np.isfinite(last["mean"]["average"]["head.weight"].numpy()).all()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of its own compiler's doings
+def test_compiled_layers_give_the_losses_and_the_checkpoint_of_plain_ones(data, tmp_path):
+    """The compiler reorders float32 sums and nothing else; names of weights stay."""
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = {"backbone": "siglip_tiny", "image_size": 28}
+    model["backbone_config"] = {**shape, "image_size": 28}
+    results = {
+        how: train(
+            make_config(data, model=model, epochs=2, compile_layers=how),
+            data / "manifest.csv",
+            tmp_path / how,
+        )
+        for how in ("never", "auto", "always")
+    }
+    losses = {how: result.curve["train_loss"].to_numpy() for how, result in results.items()}
+    np.testing.assert_array_equal(losses["auto"], losses["never"])  # too small, and no GPU
+    np.testing.assert_allclose(losses["always"], losses["never"], rtol=1e-4)
+    plain, compiled = weights(tmp_path / "never"), weights(tmp_path / "always")
+    assert plain.keys() == compiled.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-2, atol=1e-3, msg=name)
+    assert load_checkpoint(tmp_path / "always").class_names == load_checkpoint(tmp_path / "never").class_names
+
+
+@pytest.mark.parametrize(
+    ("how", "backbone", "expected"),
+    [("auto", "siglip_tiny", False), ("never", "siglip_tiny", False), ("always", "siglip_tiny", True),
+     ("always", "resnet_tiny", False)],
+)  # fmt: skip
+def test_only_transformer_layers_are_compiled_and_only_when_asked(how, backbone, expected):
+    module = Fusion(backbone_config(backbone), n_classes=3)
+    cpu = torch.device("cpu")
+    assert compile_layers(module, how, n_images=10**9, device=cpu) is expected
+    compiled = [part for part in module.modules() if part._compiled_call_impl is not None]
+    assert len(compiled) == (3 if expected else 0)

@@ -106,8 +106,9 @@ def score(
     else:
         run, job = _model_run(
             checkpoint, data, out, labels=labels, dry_run=dry_run, split=split, images=images or [],
-            device=device, dtype=dtype, precision=precision, fast_decode=fast_decode, batch_size=batch_size, tta=tta, shard_size=shard_size, shard=shard,
-            workers=workers, class_names=_names(class_names), other_class=other_class,
+            device=device, dtype=dtype, precision=precision, fast_decode=fast_decode,
+            batch_size=batch_size, tta=tta, shard_size=shard_size, shard=shard, workers=workers,
+            class_names=_names(class_names), other_class=other_class,
         )  # fmt: skip
     if run is None:
         return

@@ -1,4 +1,4 @@
-"""The SigLIP tower as few, large operations: what transformers computes, in a third of the passes over memory.
+"""The SigLIP tower as few, large operations: what transformers computes, in fewer passes over memory.
 
 A block is seven operations: norm, one product for query, key and value, attention, product added onto the
 residual, norm, product with GELU at its end, product added onto the residual. The two biases that would be
@@ -12,7 +12,7 @@ here is compiled, so nothing has to pay for a compiler; docs/log.md has what com
 import contextlib
 import copy
 import importlib.util
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +44,8 @@ def kernel_for(module: nn.Module, device: torch.device, dtype: torch.dtype) -> s
     """
     if device.type != "cuda":
         return "tower"
-    vision = next(part for part in module.modules() if _is_tower(part))
-    head = vision.config.hidden_size // vision.config.num_attention_heads
+    config = next(part for part in module.modules() if _is_tower(part)).config
+    head = config.hidden_size // config.num_attention_heads
     q = torch.zeros(1, 1, 16, head, device=device, dtype=dtype)
     try:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
@@ -60,21 +60,18 @@ def with_towers(
 ) -> nn.Module:
     """`module` with a `Tower` for each SigLIP vision model in it; `module` itself stays as it is."""
     if _is_tower(module):
-        attention = kernel.partition(":")[2] or "auto"
+        attention: Attention = "cudnn" if kernel == "tower:cudnn" else "auto"
         return Tower(module, dtype=dtype, device=device, attention=attention, precision=precision)
     changed = copy.copy(module)
     changed._modules = {
-        name: part
-        and with_towers(part, dtype=dtype, device=device, kernel=kernel, precision=precision)
+        name: part and with_towers(part, dtype=dtype, device=device, kernel=kernel, precision=precision)
         for name, part in module._modules.items()
     }
     return changed
 
 
-def _is_tower(part: nn.Module) -> bool:
-    if not isinstance(part, SiglipVisionModel):
-        return False
-    return part.config.hidden_act == "gelu_pytorch_tanh"
+def _is_tower(part: nn.Module) -> TypeGuard[SiglipVisionModel]:
+    return isinstance(part, SiglipVisionModel) and part.config.hidden_act == "gelu_pytorch_tanh"
 
 
 class Tower(nn.Module):
@@ -91,6 +88,10 @@ class Tower(nn.Module):
     precision : "native" or "fp8"
         fp8 computes the four large products of each block in float8 (e4m3) with float32 sums.
     """
+
+    patch_weight: Tensor
+    positions: Tensor
+    last_shift: Tensor
 
     def __init__(
         self,
@@ -110,17 +111,18 @@ class Tower(nn.Module):
         self.residual = residual or (torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
         conv = vision.embeddings.patch_embedding
         weight = conv.weight.detach().to(device).flatten(1)  # (H, 3 P P)
-        self.patch = config.patch_size
+        self.patch = int(conv.kernel_size[0])
         self.fill = -weight.shape[1] % 16
         self._keep("patch_weight", functional.pad(weight, (0, self.fill)).to(dtype))
-        positions = (vision.embeddings.position_embedding.weight.detach() + conv.bias.detach()).to(device)
-        self._keep("positions", positions.to(self.residual))
+        positions = vision.embeddings.position_embedding.weight.detach()
+        if conv.bias is not None:
+            positions = positions + conv.bias.detach()
+        self._keep("positions", positions.to(device, self.residual))
         shift = torch.zeros(config.hidden_size, device=device)
-        blocks = []
+        blocks: list[_Block] = []
         for layer in vision.encoder.layers:
-            block = _Block(layer, shift, self, multiple)
-            blocks.append(block)
-            shift = block.shift_after
+            blocks.append(_Block(layer, shift, self, multiple))
+            shift = blocks[-1].shift_after
         self.blocks = nn.ModuleList(blocks)
         self._keep("last_shift", shift)
         self.norm = _Norm(vision.post_layernorm, device)
@@ -148,6 +150,17 @@ class Tower(nn.Module):
 
 class _Block(nn.Module):
     """One layer of the encoder. `shift` is what of the residual is kept back when it begins."""
+
+    shift: Tensor
+    shift_between: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor
+    out: Tensor
+    up: Tensor
+    up_bias: Tensor
+    down: Tensor
+    up_bias_float: Tensor
+    one: Tensor
 
     def __init__(self, layer: Any, shift: Tensor, tower: Tower, multiple: int) -> None:
         super().__init__()
@@ -247,6 +260,16 @@ class _Block(nn.Module):
 
 class _Pool(nn.Module):
     """The pooling head: one learnt query attends to all patches, then an MLP."""
+
+    query: Tensor
+    kv: Tensor
+    kv_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+    up: Tensor
+    up_bias: Tensor
+    down: Tensor
+    down_bias: Tensor
 
     def __init__(self, head: Any, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()

@@ -1,15 +1,16 @@
 """Decoding in processes: photographs become pixels in shared memory, out of the way of the GPU's feeder.
 
 Threads share one interpreter with the loop that feeds the GPU and stop at about 580 photographs a second
-on sixteen cores; processes reach 800. Each worker is this module run by `python -m`, takes (slot, row)
-pairs from one common pipe, writes pixels into the slot of the shared memory and answers through another
-pipe. The workers end when the pipe of jobs closes, however the parent ends.
+on sixteen cores; processes reach 800. Each worker is this module run by `python -m`: it takes (slot, row)
+pairs from one common pipe, finds the row's path in shared memory, writes pixels into the slot and answers
+through another pipe. What crosses is plain bytes, never an object. Workers end when the pipe of jobs
+closes, however the parent ends.
 """
 
 import contextlib
+import json
 import mmap
 import os
-import pickle
 import select
 import struct
 import subprocess
@@ -23,12 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ddeval.data.images import Preprocessing, read_resized
-from ddeval.errors import ImageError
+from ddeval.errors import ImageError, InputError
 
 JOB = struct.Struct("<II")
-LENGTH = struct.Struct("<H")
-LONGEST_REASON = 900
-"""Characters; an answer must fit into one atomic write of 4,096 bytes."""
+"""Slot and row. Reads and writes of so few bytes are never torn apart by another process's."""
+HEAD = struct.Struct("<IH")
+"""Slot and length of what follows: nothing, or the code and reason of an ImageError."""
+LONGEST_ERROR = 4096 - HEAD.size
+"""Bytes: an answer is one write of at most PIPE_BUF."""
 
 Source = Path | ImageError
 """Where an image lies, or why it was given up before it was opened."""
@@ -49,7 +52,10 @@ def fill(
 
 
 class Workers:
-    """Processes that decode into `memory`, an array of slots (n, 3, S, S)."""
+    """Processes that decode into `memory`, an array of slots (n, 3, S, S), uint8.
+
+    `sources` are files of this machine, or the reason why one was given up.
+    """
 
     def __init__(
         self,
@@ -61,36 +67,61 @@ class Workers:
         fast: bool = False,
     ) -> None:
         shape = (n_slots, 3, preprocessing.size, preprocessing.size)
-        memory = os.memfd_create("ddeval-pixels")
-        os.ftruncate(memory, int(np.prod(shape)))
-        self.memory = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(shape)
+        pixels = os.memfd_create("ddeval-pixels")
+        os.ftruncate(pixels, int(np.prod(shape)))
+        self.memory = np.frombuffer(mmap.mmap(pixels, 0), np.uint8).reshape(shape)
+        self._sources = sources
+        self._waiting: dict[int, tuple[int, Future[ImageError | None]]] = {}
+        self._lock = threading.Lock()
+        self._end: Exception | None = None
+        paths = _shared(sources)
         jobs, self._jobs = os.pipe()
         self._answers, answers = os.pipe()
-        self._waiting: dict[int, Future[ImageError | None]] = {}
-        payload = pickle.dumps((list(sources), preprocessing, shape, fast, memory, jobs, answers))
-        command = [sys.executable, "-m", "ddeval.score.decoder"]
+        task = {
+            "pixels": pixels,
+            "shape": shape,
+            "paths": paths,
+            "n_sources": len(sources),
+            "jobs": jobs,
+            "answers": answers,
+            "preprocessing": preprocessing.to_dict(),
+            "fast": fast,
+        }
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self._processes = [
             subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                pass_fds=(memory, jobs, answers),
+                [sys.executable, "-m", "ddeval.score.decoder", json.dumps(task)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(pixels, paths, jobs, answers),
                 env=environment,
                 start_new_session=True,  # an interrupt is the parent's to answer
             )
             for _ in range(n_workers)
         ]
-        for fd in (memory, jobs, answers):
-            os.close(fd)
-        threading.Thread(target=self._start, args=(payload,), daemon=True).start()
+        for handle in (pixels, paths, jobs, answers):
+            os.close(handle)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def submit(self, slot: int, row: int) -> Future[ImageError | None]:
-        """Begin to decode image `row` into `slot`."""
+        """Begin to decode image `row` into `slot`.
+
+        The future gives why the image cannot be read, None where it could; it raises an InputError where
+        a worker was killed, and a RuntimeError where one failed.
+        """
         future: Future[ImageError | None] = Future()
-        self._waiting[slot] = future
-        os.write(self._jobs, JOB.pack(slot, row))
+        source = self._sources[row]
+        if isinstance(source, ImageError):
+            self.memory[slot] = 0
+            future.set_result(source)
+            return future
+        with self._lock:
+            if self._end:
+                future.set_exception(self._end)
+                return future
+            self._waiting[slot] = row, future
+        with contextlib.suppress(BrokenPipeError):  # no worker is left; `_read` says so
+            os.write(self._jobs, JOB.pack(slot, row))
         return future
 
     def close(self) -> None:
@@ -103,41 +134,71 @@ class Workers:
         self._reader.join()
         os.close(self._answers)
 
-    def _start(self, payload: bytes) -> None:
-        for process in self._processes:
-            if process.stdin is None:
-                continue
-            with contextlib.suppress(OSError), process.stdin as stdin:  # ended already: `_read` says so
-                stdin.write(payload)
-
     def _read(self) -> None:
-        """Pass the workers' answers on, until the last of them has ended."""
+        """Pass the workers' answers on, until they end or one of them is found to have failed."""
         with os.fdopen(os.dup(self._answers), "rb", buffering=0) as answers:
             while True:
                 ready, _, _ = select.select([answers], [], [], 1.0)
                 if ready:
-                    head = answers.read(LENGTH.size)
+                    head = answers.read(HEAD.size)
                     if not head:
                         break
-                    slot, error = pickle.loads(answers.read(LENGTH.unpack(head)[0]))  # noqa: S301
-                    self._waiting.pop(slot).set_result(ImageError(*error) if error else None)
+                    slot, length = HEAD.unpack(head)
+                    error = _error(answers.read(length)) if length else None
+                    self._waiting.pop(slot)[1].set_result(error)
                 elif any(process.poll() for process in self._processes):
                     break
-        ended = [code for process in self._processes if (code := process.poll())]
-        for future in list(self._waiting.values()):
-            future.set_exception(RuntimeError(f"a process that decodes images ended with {ended or 'none'}"))
+        with self._lock:
+            self._end = self._why_ended()
+            for _, future in self._waiting.values():
+                future.set_exception(self._end)
+
+    def _why_ended(self) -> Exception:
+        """A signal is the machine's doing (short of memory, as a rule), any other code is ours."""
+        codes = [code for process in self._processes if (code := process.poll())]
+        rows = [row for row, _ in self._waiting.values()]
+        at = f" at or near {self._sources[min(rows)]}" if rows else ""
+        if not codes or min(codes) > 0:
+            return RuntimeError(f"a process that decodes images ended with code {codes or 0}{at}")
+        return InputError(
+            f"decoding{at}",
+            f"a worker process killed by signal {-min(codes)}",
+            expected=f"{len(self._processes)} of them until the last image",
+            todo="Memory may be short: try fewer, --workers 2. The same command goes on from here.",
+        )
 
 
-def work() -> None:
+def _shared(sources: Sequence[Source]) -> int:
+    """A handle to shared memory that holds every path: n + 1 offsets, then the bytes."""
+    paths = [b"" if isinstance(source, ImageError) else os.fsencode(source) for source in sources]
+    ends = np.cumsum([0, *map(len, paths)], dtype=np.int64)
+    handle = os.memfd_create("ddeval-paths")
+    with os.fdopen(os.dup(handle), "wb") as file:
+        file.write(ends.tobytes() + b"".join(paths))
+    return handle
+
+
+def _error(message: bytes) -> ImageError:
+    code, _, reason = message.decode(errors="ignore").partition("\n")
+    return ImageError(code, reason)
+
+
+def work(task: str) -> None:
     """What a worker does: jobs until the pipe closes."""
-    sources, preprocessing, shape, fast, memory, jobs, answers = pickle.load(sys.stdin.buffer)  # noqa: S301
-    slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(shape)
+    given = json.loads(task)
+    jobs, answers = given["jobs"], given["answers"]
+    slots = np.frombuffer(mmap.mmap(given["pixels"], 0), np.uint8).reshape(given["shape"])
+    paths = mmap.mmap(given["paths"], 0, prot=mmap.PROT_READ)
+    ends = np.frombuffer(paths, np.int64, given["n_sources"] + 1)
+    preprocessing = Preprocessing.from_dict(given["preprocessing"])
     while job := os.read(jobs, JOB.size):
         slot, row = JOB.unpack(job)
-        error = fill(slots[slot], sources[row], preprocessing, fast=fast)
-        answer = pickle.dumps((slot, (error.code, error.reason[:LONGEST_REASON]) if error else None))
-        os.write(answers, LENGTH.pack(len(answer)) + answer)
+        first, last = (ends.nbytes + int(end) for end in ends[row : row + 2])
+        path = Path(os.fsdecode(paths[first:last]))
+        error = fill(slots[slot], path, preprocessing, fast=given["fast"])
+        message = f"{error.code}\n{error.reason}".encode()[:LONGEST_ERROR] if error else b""
+        os.write(answers, HEAD.pack(slot, len(message)) + message)
 
 
 if __name__ == "__main__":
-    work()
+    work(sys.argv[1])

@@ -146,7 +146,7 @@ class _Shard:
             self.logits, self.embeddings = logits, embeddings
 
     def is_ready(self) -> bool:
-        return self._event is None or self._event.query()
+        return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
 
     def wait(self) -> None:
         if self._event is not None:
@@ -154,7 +154,7 @@ class _Shard:
 
 
 def _mark() -> torch.cuda.Event:
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return event
 

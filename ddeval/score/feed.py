@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -158,11 +158,15 @@ class _Processes:
         self._workers.close()
         if self._is_pinned:
             torch.cuda.synchronize()
-            torch.cuda.cudart().cudaHostUnregister(self.buffers.data_ptr())
+            _cuda_runtime().cudaHostUnregister(self.buffers.data_ptr())
 
 
 def _pin(buffers: Tensor) -> bool:
     """Lock shared memory into RAM for the GPU; where that is refused, copies are merely slower."""
     if not torch.cuda.is_available():
         return False
-    return int(torch.cuda.cudart().cudaHostRegister(buffers.data_ptr(), buffers.nbytes, 0)) == 0
+    return int(_cuda_runtime().cudaHostRegister(buffers.data_ptr(), buffers.nbytes, 0)) == 0
+
+
+def _cuda_runtime() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]

@@ -31,7 +31,7 @@ from ddeval.models.weights import read_weights, state_dict_of
 from ddeval.train import state
 from ddeval.train.card import card
 from ddeval.train.dataset import Dataset, Images, build_dataset, class_shares, epoch_rows
-from ddeval.train.optimiser import WeightAverage, adamw, compile_blocks, parameter_groups, rate_factor
+from ddeval.train.optimiser import WeightAverage, adamw, compile_layers, parameter_groups, rate_factor
 from ddeval.train.step import Part, Stepper
 from ddeval.train.validation import closed_outputs, stored_embeddings, validate
 
@@ -139,7 +139,8 @@ def train(
     groups = parameter_groups(module, recipe)
     rates = [group["lr"] for group in groups]
     optimiser = adamw(groups, on.device)
-    if on.device.type == "cuda" and compile_blocks(module, n_images=len(data.sources) * recipe.epochs):
+    n_seen = len(data.sources) * recipe.epochs
+    if compile_layers(module, recipe.compile_layers, n_images=n_seen, device=on.device):
         note("the backbone's layers are compiled once")
     stepper = Stepper(
         module,

@@ -7,7 +7,7 @@ the layer above; biases and norms are not decayed. The rate of every group follo
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,18 +64,22 @@ COMPILING_PAYS = (50_000_000, 5_000)
 """Weights of the network and images of the training from which on compiling saves more than its 10 s."""
 
 
-def compile_blocks(module: nn.Module, *, n_images: int) -> bool:
-    """Compile each transformer layer of a large network in place, where that pays; whether it was done.
+def compile_layers(
+    module: nn.Module, how: Literal["auto", "always", "never"], *, n_images: int, device: torch.device
+) -> bool:
+    """Compile each transformer layer of the backbone in place; whether there were any and it was done.
 
     One compiled graph serves all layers, since they have the same shape; the names of the weights stay.
+    `auto` compiles on a GPU where `COMPILING_PAYS`; `n_images` are those of the whole training.
     """
-    layers = getattr(getattr(module.get_submodule("backbone"), "encoder", None), "layers", None)
+    layers = getattr(getattr(getattr(module, "backbone", None), "encoder", None), "layers", ())
     n_weights = sum(parameter.numel() for parameter in module.parameters())
-    if layers is None or n_weights < COMPILING_PAYS[0] or n_images < COMPILING_PAYS[1]:
+    pays = device.type == "cuda" and n_weights >= COMPILING_PAYS[0] and n_images >= COMPILING_PAYS[1]
+    if how == "never" or (how == "auto" and not pays):
         return False
     for layer in layers:
         layer.compile()
-    return True
+    return len(layers) > 0
 
 
 def rate_factor(step: int, *, n_steps: int, n_frozen: int, n_warmup: int) -> float:

@@ -1,6 +1,6 @@
 """Statistics on the CPU: every metric of a run with its interval, beside the loop over scikit-learn.
 
-    python benchmarks/statistics.py [--json FILE] [--quick]
+    python benchmarks/statistics_speed.py [--json FILE] [--quick]
 
 Three tables, one JSON:
 

@@ -1,0 +1,134 @@
+"""The engine: which kernels a run takes, what it refuses, and what run.json says of it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddeval import io
+from ddeval.data.images import Preprocessing, decode, preprocess, read_resized
+from ddeval.errors import InputError
+from ddeval.models.backbones import backbone_config
+from ddeval.models.checkpoint import load_checkpoint, write_artefact
+from ddeval.models.fusion import Fusion
+from ddeval.score.engine import engine
+from ddeval.score.predictions import read_predictions
+from ddeval.score.run import Settings, score, speed_of
+from tests.score_fixture import CLASSES, SCHEMA, make_artefact, make_manifest
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    root = tmp_path_factory.mktemp("engine")
+    make_manifest(root, 24)
+    make_artefact(root / "resnet")
+    torch.manual_seed(1)
+    model = {
+        "backbone": "siglip_tiny",
+        "backbone_config": backbone_config("siglip_tiny"),
+        "answers_width": SCHEMA.width,
+        "questionnaire_widths": [8],
+    }
+    module = Fusion(n_classes=len(CLASSES), **{k: v for k, v in model.items() if k != "backbone"})
+    torch.nn.init.normal_(module.head.weight, std=1.0)
+    write_artefact(
+        root / "siglip",
+        state=module.state_dict(),
+        name="siglip",
+        model=model,
+        preprocessing=Preprocessing.for_norm("siglip", 56),
+        class_names=CLASSES,
+        other_class="other",
+        schema=SCHEMA,
+    )
+    return root
+
+
+def run(home, name, out, **settings):
+    settings = {"batch_size": 8, "shard_size": 8, "device": "cpu"} | settings
+    return score(
+        load_checkpoint(home / name), home / "manifest.csv", settings=Settings(**settings), out=home / out
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "kernel"),
+    [
+        ("siglip", "fp32", "transformers"),
+        ("siglip", "bf16", "tower"),
+        ("resnet", "bf16", "transformers"),
+    ],
+)
+def test_the_kernel_follows_from_backbone_and_number_format(home, name, dtype, kernel):
+    assert engine(load_checkpoint(home / name), "cpu", dtype).kernel == kernel
+
+
+def test_a_run_on_the_tower_agrees_with_float32_and_says_which_it_was(home):
+    exact = read_predictions(run(home, "siglip", "fp32") / "predictions.parquet")
+    folder = run(home, "siglip", "bf16", dtype="bf16")
+    logits = read_predictions(folder / "predictions.parquet").logits
+    facts = io.read_json(folder / "run.json")
+    assert np.linalg.norm(logits - exact.logits) <= 0.02 * np.linalg.norm(exact.logits)
+    assert not np.array_equal(logits, exact.logits)
+    assert (facts["dtype"], facts["kernel"], facts["decode"]) == ("bf16", "tower", "exact")
+    assert facts["machine"]["kernel"] == "tower"
+
+
+@pytest.mark.parametrize("name", ["siglip", "resnet"])
+def test_float8_is_refused_by_name_where_there_is_none(home, name):
+    with pytest.raises(InputError, match=f"--precision fp8: found {name} on cpu; expected a SigLIP backbone"):
+        run(home, name, "fp8", precision="fp8")
+    assert not (home / "fp8").exists()
+
+
+def test_a_run_goes_on_with_no_other_kernel(home):
+    """A shard of one kernel beside a shard of another would be neither's run."""
+    folder = run(home, "siglip", "resumed", dtype="bf16")
+    facts = io.read_json(folder / "run.json")
+    io.write_json(folder / "run.json", {**facts, "machine": {**facts["machine"], "kernel": "tower:cudnn"}})
+    with pytest.raises(InputError, match="found kernel tower; expected kernel tower:cudnn, with which this"):
+        run(home, "siglip", "resumed", dtype="bf16")
+
+
+def test_a_run_goes_on_with_no_other_decoding(home):
+    run(home, "resnet", "slow")
+    with pytest.raises(
+        InputError, match="found decode fast; expected decode none, with which this run began"
+    ):
+        run(home, "resnet", "slow", fast_decode=True)
+
+
+def test_fast_decoding_changes_the_fingerprint_and_stands_in_run_json(home):
+    exact, fast = (
+        io.read_json(run(home, "resnet", f"decode-{is_fast}", fast_decode=is_fast) / "run.json")
+        for is_fast in (False, True)
+    )
+    assert (exact["decode"], fast["decode"]) == ("exact", "fast")
+    assert exact["fingerprint"] != fast["fingerprint"]
+
+
+@pytest.mark.parametrize("size", [(640, 480), (64, 48)])
+def test_reading_resized_is_decoding_then_preprocessing_bit_for_bit(tmp_path, size):
+    path = photograph(tmp_path, size)
+    for p in (Preprocessing.for_norm("siglip", 56), Preprocessing.for_norm("imagenet", 96)):
+        np.testing.assert_array_equal(read_resized(path, p), preprocess(decode(path), p))
+
+
+def photograph(folder, size):
+    """Soft blocks under grain, as a camera sees skin, with an orientation."""
+    rng = np.random.default_rng(0)
+    blocks = Image.fromarray(rng.integers(0, 256, (size[1] // 16, size[0] // 16, 3), dtype=np.uint8))
+    grain = Image.fromarray(rng.integers(0, 40, size[::-1], dtype=np.uint8)).convert("RGB")
+    image = Image.blend(blocks.resize(size, Image.Resampling.BICUBIC), grain, 0.15)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(folder / "photo.jpg", quality=90, exif=exif)
+    return folder / "photo.jpg"
+
+
+def test_speed_counts_the_start_or_leaves_it_out():
+    """6 s for the first shard, then 2 s each: 300 images a second in all, 500 after the start."""
+    written = [(106.0, 1000), (108.0, 1000), (110.0, 1000)]
+    assert speed_of(100.0, written) == {"images_per_second": 300.0, "steady_images_per_second": 500.0}
+    assert speed_of(100.0, written[:1]) == {"images_per_second": 166.7, "steady_images_per_second": None}
+    assert speed_of(100.0, []) == {"images_per_second": None, "steady_images_per_second": None}
