@@ -155,7 +155,7 @@ class TrainConfig(Section):
     """Of the forward pass on a GPU; `auto` asks the card. The CPU always computes in fp32."""
     channels_last: bool = False
     compile_layers: Literal["auto", "always", "never"] = "auto"
-    """Compile the layers of a SigLIP backbone; `auto` does on a GPU where it saves more time than it takes."""
+    """Of a SigLIP backbone; `auto` compiles on a GPU where that saves more time than it takes."""
     augment: tuple[Augmentation, ...] = ()
 
     other_ratio: Annotated[float, Field(ge=0)] | None = None

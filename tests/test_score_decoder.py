@@ -1,4 +1,4 @@
-"""Photographs decoded in processes are the photographs decoded here, and a dead worker is said in one line."""
+"""Photographs decoded in processes are those decoded here, and a dead worker is said in one line."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def messy_folder(root: Path, n: int = 20) -> list[feed.Source]:
     turned = Image.fromarray(noise[..., :3])
     turned.getexif()[0x0112] = 6
     turned.save(root / "turned.jpg", exif=turned.getexif())
-    odd = Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9 \n.jpg"))
+    odd = Path(os.fsdecode(os.fsencode(root) + b"/\xe9t\xe9 \n.jpg"))
     odd.write_bytes(sources[0].read_bytes())
     (root / "short.jpg").write_bytes(sources[1].read_bytes()[:-40])
     (root / "empty.jpg").write_bytes(b"")

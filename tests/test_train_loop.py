@@ -499,7 +499,8 @@ def test_compiled_layers_give_the_losses_and_the_checkpoint_of_plain_ones(data, 
     plain, compiled = weights(tmp_path / "never"), weights(tmp_path / "always")
     assert plain.keys() == compiled.keys()
     for name, value in plain.items():
-        torch.testing.assert_close(compiled[name], value, rtol=1e-2, atol=1e-3, msg=name)
+        if not name.endswith("k_proj.bias"):  # softmax does not see it: its gradient is rounding alone
+            torch.testing.assert_close(compiled[name], value, rtol=1e-2, atol=1e-3, msg=name)
     assert load_checkpoint(tmp_path / "always").class_names == load_checkpoint(tmp_path / "never").class_names
 
 
