@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ddeval.config import Section, config_file, read_config
+from ddeval.config import Section, read_config
 from ddeval.errors import InputError
 from ddeval.io import place, write_text
 from ddeval.tables import SPLITS
@@ -142,14 +142,14 @@ def the_project(start: Path | None = None) -> Project:
     return project
 
 
-def conditions_path(given: Path | None = None) -> Path:
-    """The conditions.yaml to use: the one given, else the project's, else the shipped example."""
+def conditions_path(given: Path | None = None) -> Path | None:
+    """The conditions.yaml that somebody chose: the one given, else the project's, else None."""
     if given is not None:
         return given
     project = find_project()
     if project is not None and project.settings.conditions:
         return Path(project.location(project.settings.conditions))
-    return config_file("conditions.yaml", where="conditions")
+    return None
 
 
 def write_project(folder: Path, text: str) -> Path:

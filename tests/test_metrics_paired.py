@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ddeval.metrics.arrays import softmax
 from ddeval.metrics.discrimination import top_k_accuracy
 from ddeval.metrics.paired import compare, flips, holm
 from ddeval.metrics.resampling import bootstrap
@@ -166,23 +167,30 @@ def test_holm_keeps_the_family_wise_error_when_nothing_differs(per_group, repeat
 
 
 @pytest.mark.real_data
-def test_mcnemar_and_standard_errors_of_published_pairs(real_data):
-    """cleanlab's CIFAR-10 answers against WRN-16-4: 547/362, p 9.2e-10, SE .003009 paired, .003831 not."""
-    probs = np.load(real_data / "label_errors" / "cifar10_pred_probs.npy").astype(float)
+@pytest.mark.parametrize(
+    ("against", "alone", "p_value", "se_paired", "se_unpaired"),
+    [("wrn", (547, 362), 9.2e-10, 0.003009, 0.003831), ("densenet", (418, 366), 0.0685, 0.002800, 0.003684)],
+)
+def test_mcnemar_and_standard_errors_of_published_pairs(
+    real_data, against, alone, p_value, se_paired, se_unpaired
+):
+    """cleanlab's CIFAR-10 answers against WRN-16-4 and DenseNet-40; to the digits given, with n - 1."""
     labels = np.load(real_data / "label_errors" / "cifar10_test_set_original_labels.npy").astype(int)
     wrn = np.load(real_data / "calibration" / "wideresnet-16-4-cifar-10.npz")
+    densenet = np.load(real_data / "calibration" / "densenet40_cifar10_logits.npz")
     assert (wrn["ground_truth"] == labels).all()
-    runs = {"wrn": wrn["predictions"].astype(float), "cleanlab": probs}
-    runs = {name: p / p.sum(axis=1, keepdims=True) for name, p in runs.items()}
+    assert (densenet["y_test"] == labels).all()
+    cleanlab = np.load(real_data / "label_errors" / "cifar10_pred_probs.npy").astype(float)
+    base = {"wrn": wrn["predictions"].astype(float), "densenet": softmax(densenet["logits_test"])}[against]
     found = compare(
         labels,
-        runs,
+        {name: p / p.sum(axis=1, keepdims=True) for name, p in (("base", base), ("cleanlab", cleanlab))},
         groups=np.arange(len(labels)),
         rng=np.random.default_rng(0),
-        baseline="wrn",
+        baseline="base",
         n_resamples=20,
     ).mcnemar.iloc[0]
-    assert (found["n_only_run"], found["n_only_baseline"]) == (547, 362)
-    assert found["p_value"] == pytest.approx(9.2e-10, rel=0.01)
-    assert found["se_paired"] == pytest.approx(0.003009, abs=5e-7)
-    assert found["se_unpaired"] == pytest.approx(0.003831, abs=5e-7)
+    assert (found["n_only_run"], found["n_only_baseline"]) == alone
+    assert found["p_value"] == pytest.approx(p_value, rel=0.01)
+    assert found["se_paired"] == pytest.approx(se_paired, abs=5e-7)
+    assert found["se_unpaired"] == pytest.approx(se_unpaired, abs=5e-7)

@@ -70,6 +70,27 @@ def test_a_group_of_one_patient_keeps_its_row_and_its_n_and_says_why():
     assert "c" not in found.extremes["group"].tolist()
 
 
+def test_a_gap_to_a_rest_of_few_patients_cannot_be_told():
+    """200 patients in a, 19 in b: b is not shown, and against 19 patients a's gap is nothing to show either;
+    its own number stands. With a 20th patient both gaps are there."""
+    labels, values, cells, patients = made()
+    for n_rest, is_told in ((19, False), (20, True)):
+        kept = np.arange(400 + 2 * n_rest)
+        found = subgroups(
+            labels[kept], {"top_1_accuracy": values["top_1_accuracy"][kept]}, {"g": cells["g"][kept]},
+            groups=patients[kept], rng=np.random.default_rng(1), n_resamples=50,
+        )  # fmt: skip
+        a = of(found.table, "a")
+        gaps = a[["gap", "gap_low", "gap_high", "standardised_gap", "standardised_low", "p_holm"]]
+        assert np.isfinite(a["value"])
+        assert gaps.notna().all() == is_told
+        assert gaps.isna().all() != is_told
+        assert a["note"] == ("" if is_told else "gap: cannot tell, the rest has fewer than 20 patients (19)")
+        largest = found.extremes[found.extremes["kind"] == "largest_gap"].iloc[0]
+        assert np.isfinite(largest["value"]) == is_told
+        assert ("cannot tell, the rest has fewer than 20 patients (19)" in largest["note"]) != is_told
+
+
 def test_the_worst_group_has_a_wider_interval_for_having_been_picked():
     labels, values, cells, patients = made()
     found = subgroups(labels, values, cells, groups=patients, rng=np.random.default_rng(1), n_resamples=2000)

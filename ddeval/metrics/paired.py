@@ -337,7 +337,10 @@ def _mcnemar(
     other_class: str | None,
     pair: tuple[str, str],
 ) -> dict[str, Any]:
-    """Exact McNemar test of top-1 in the closed set, and both standard errors of the difference."""
+    """Exact McNemar test of top-1 in the closed set, and both standard errors of the difference.
+
+    The errors take sample variances, over n - 1; of one image there is none.
+    """
     run, base = pair
     right = []
     for name in pair:
@@ -346,15 +349,14 @@ def _mcnemar(
     a, b = right
     n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
     split = only_a + only_b
-    gain = (only_a - only_b) / n if n else np.nan
-    shares = (a.mean(), b.mean()) if n else (np.nan, np.nan)
+    variances = [np.var(x, ddof=1) if n > 1 else np.nan for x in (a.astype(int) - b, a, b)]
     return {
         "run": run,
         "baseline": base,
         "n_only_run": only_a,
         "n_only_baseline": only_b,
         "p_value": float(stats.binomtest(only_a, split).pvalue) if split else 1.0,
-        "se_paired": float(np.sqrt((split / n - gain**2) / n)) if n else np.nan,
-        "se_unpaired": float(np.sqrt(sum(s * (1 - s) for s in shares) / n)) if n else np.nan,
+        "se_paired": float(np.sqrt(variances[0] / n)) if n else np.nan,
+        "se_unpaired": float(np.sqrt((variances[1] + variances[2]) / n)) if n else np.nan,
         "n_images": n,
     }

@@ -2,7 +2,8 @@
 
 A group is compared with the rest: all other images whose group is recorded. Groups differ in their mix of
 conditions, so beside the plain gap stands one within classes. Groups of few patients are named and not
-shown. Who belongs where is read from the manifest (`ddeval.data.attributes`), not here.
+shown, nor is a gap to a rest of few patients. Who belongs where is read from the manifest
+(`ddeval.data.attributes`), not here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,8 +61,9 @@ def subgroups(
 
     Holm's family is the groups of one attribute that are shown, for one metric. The standardised gap
     averages the gaps within classes that both sides have, weighted by the classes' share of both; in a
-    draw where one side lost a class, that class is left out of the draw. A metric with no gap to the rest
-    (one group) has NaN there. No image, or no group large enough, is no error: every row has its n.
+    draw where one side lost a class, that class is left out of the draw. Where the rest has fewer than
+    `fewest_groups` patients (with one group it has none) the gaps are NaN and the note says so. No image,
+    or no group large enough, is no error: every row has its n.
 
     Parameters
     ----------
@@ -74,7 +76,7 @@ def subgroups(
     groups : array of shape (N,)
         Patient of each image.
     fewest_groups : int
-        Patients below which a group is not shown.
+        Patients below which a group is not shown, and below which a rest is not compared with.
 
     Raises
     ------
@@ -98,6 +100,7 @@ def subgroups(
     rows, extremes = [], []
     for place, (name, found) in enumerate(kept.items()):
         n_patients = [len(np.unique(group_of[found.group_of == g])) for g in range(len(found.names))]
+        n_rest = [len(np.unique(group_of[found.rest(g)])) for g in range(len(found.names))]
         is_shown = [n >= fewest_groups for n in n_patients]
         numbers = [np.concatenate([block[place][i] for block in drawn]) for i in range(3)]
         for m, metric in enumerate(values):
@@ -116,6 +119,10 @@ def subgroups(
                     "note": "",
                 }
                 for g in range(len(found.names))
+            ]
+            of_metric = [
+                row if n >= fewest_groups else _incomparable(row, fewest_groups, n)
+                for row, n in zip(of_metric, n_rest, strict=True)
             ]
             family = [
                 row["p_value"] if shown else np.nan for row, shown in zip(of_metric, is_shown, strict=True)
@@ -159,6 +166,11 @@ class _Attribute(NamedTuple):
         of_metrics = [filled(column[rows]) for column in values]
         return cls(tuple(names), codes, filled(np.ones(len(rows))), of_metrics, n_classes)
 
+    def rest(self, group: int) -> npt.NDArray[np.bool_]:
+        """Images a group is compared with: of the other groups, but for `ABSENT`, (N,)."""
+        absent = self.names.index(ABSENT) if ABSENT in self.names else group
+        return np.asarray(~np.isin(self.group_of, [-1, group, absent]))
+
     def numbers(self, weights: Weights) -> tuple[Floats, Floats, Floats]:
         """Mean, gap to the rest and standardised gap of each draw, group and metric, (b, G, M) each."""
         n_names, n_draws = len(self.names), weights.shape[0]
@@ -193,6 +205,13 @@ def _row(point: Sequence[float], drawn: Sequence[Floats], confidence_level: floa
     }  # fmt: skip
 
 
+def _incomparable(row: Mapping[str, Any], fewest: int, n_rest: int) -> dict[str, Any]:
+    """A row whose own number stands, and whose gap cannot be told."""
+    gaps = [name for name in COLUMNS if "gap" in name or name.startswith(("standardised_", "p_"))]
+    note = f"gap: cannot tell, the rest has fewer than {fewest} patients ({n_rest})"
+    return dict(row) | dict.fromkeys(gaps, np.nan) | {"note": note}
+
+
 def _suppressed(row: Mapping[str, Any], fewest: int) -> dict[str, Any]:
     kept = {name: row[name] for name in ("attribute", "group", "metric", "n_images", "n_groups")}
     return kept | {"note": f"fewer than {fewest} patients ({row['n_groups']}): not shown"}
@@ -212,6 +231,7 @@ def _extremes(
     candidates = [g for g in candidates if rows[g]["group"] != ABSENT and np.isfinite(rows[g]["value"])]
     hidden = [row["group"] for row, shown in zip(rows, is_shown, strict=True) if not shown]
     note = f"not shown, too few patients: {', '.join(hidden)}" if hidden else ""
+    apart = [str(rows[g]["note"]) for g in candidates if not np.isfinite(rows[g]["gap"])]
     base = {"attribute": attribute, "metric": metric, "n_candidates": len(candidates)}
     nothing = {"group": None, "value": np.nan, "ci_low": np.nan, "ci_high": np.nan}
     level = 1 - (1 - confidence_level) / max(len(candidates), 1)
@@ -224,7 +244,7 @@ def _extremes(
     for kind, column, number in (("worst", "value", 0), ("largest_gap", "gap", 1)):
         usable = [g for g in candidates if np.isfinite(rows[g][column])]
         if not usable:
-            why = note or "no two groups to compare"
+            why = "; ".join(dict.fromkeys([*([note] if note else []), *apart])) or "no two groups to compare"
             found.append(base | nothing | {"kind": kind, "note": why})
             continue
         if kind == "worst" and metric in LOW_IS_WORST:

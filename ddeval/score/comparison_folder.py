@@ -11,23 +11,22 @@ What the numbers mean is written in `ddeval.metrics`; `ddeval.score.verify` make
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ddeval import io
-from ddeval.data.conditions import read_conditions
 from ddeval.errors import InputError
 from ddeval.metrics.resampling import N_RESAMPLES
-from ddeval.project import conditions_path
 from ddeval.score import comparison, folder
 from ddeval.score.comparison import Joined
 from ddeval.score.ensembles import ensemble_gains, parity, with_ensembles
 from ddeval.score.evaluate import N_GALLERY, image_roots, with_thumbnails, write_numbers
 from ddeval.score.gate import gate_answers, read_gate
 from ddeval.score.numbers import OVERLAYS, Numbers, numbers
+from ddeval.score.stakes import conditions_for
 
 COMPARISON_FILE = "comparison.json"
 PATHS = ("gate", "abstain", "reported", "conditions", "overlays")
@@ -55,7 +54,7 @@ class Asked:
     """`A+B`: the mean of the probabilities of runs A and B."""
     reported: Path | None = None
     conditions: Path | None = None
-    """The project's, else the shipped one, where None."""
+    """Where None as `ddeval.score.stakes.conditions_for`."""
     prevalence: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     n_resamples: int = N_RESAMPLES
@@ -64,7 +63,6 @@ class Asked:
     def made_from(self) -> dict[str, Any]:
         """As JSON, files by their full path."""
         held = asdict(self) | {"runs": [str(run.resolve()) for run in self.runs]}
-        held["conditions"] = conditions_path(self.conditions)
         held["bench"] = [str(path.resolve()) for path in self.bench]
         return held | {name: str(held[name].resolve()) for name in PATHS if held[name] is not None}
 
@@ -106,8 +104,10 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         note(line)
     by_folder = {str(run): name for name, run in joined.runs.items()}
     baseline = by_folder.get(str(asked.baseline), asked.baseline) or joined.names[0]
-    conditions = read_conditions(conditions_path(asked.conditions))
+    conditions, chosen = conditions_for(joined.rows, joined.class_names, asked.conditions)
+    asked = replace(asked, conditions=Path(conditions.where))
     stakes, said = comparison.at_stake(joined, conditions, prevalence=asked.prevalence)
+    said = [*chosen, *said]
     for line in said:
         note(line)
     draws = {"seed": asked.seed, "n_resamples": asked.n_resamples}

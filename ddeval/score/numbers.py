@@ -13,19 +13,18 @@ import numpy.typing as npt
 import pandas as pd
 
 from ddeval import io
-from ddeval.data.conditions import read_conditions
 from ddeval.data.overlay import apply_overlay, find_overlay, read_overlay
 from ddeval.errors import InputError
 from ddeval.metrics.arrays import top_class
 from ddeval.metrics.readings import closed_set
 from ddeval.metrics.resampling import N_RESAMPLES
 from ddeval.metrics.summary import summarise, summary_json
-from ddeval.project import conditions_path
 from ddeval.score import folder
 from ddeval.score.clinical import Answers, clinical
 from ddeval.score.predictions import Predictions, read_predictions
 from ddeval.score.recalibration import Choice, closed_set_logits, recalibration
 from ddeval.score.rows import CALIBRATION, group_unit, manifest_path, unchanged_manifest
+from ddeval.score.stakes import conditions_for
 
 OVERLAYS = Path("labels")
 """Folder of frozen overlays, from the working directory, unless the caller names another."""
@@ -141,11 +140,13 @@ def numbers(
     if scaled:
         metrics = pd.concat([metrics, scaled.metrics], ignore_index=True)
         curves |= scaled.curves
-    conditions = conditions_path(conditions)
+    answers = found.answers()
+    known, said = conditions_for(answers.rows, judged.class_names, conditions)
+    notes += said
     beyond = clinical(
-        found.answers(),
+        answers,
         run=run.name,
-        conditions=read_conditions(conditions),
+        conditions=known,
         prevalence=prevalence,
         seed=seed,
         n_resamples=n_resamples,
@@ -172,7 +173,7 @@ def numbers(
             "seed": seed,
             "n_resamples": n_resamples,
             "calibrators": calibrators,
-            "conditions_sha256": io.file_sha256(conditions),
+            "conditions_sha256": io.file_sha256(Path(known.where)),
             "prevalence": dict(prevalence or {}),
             **({} if only is None else {"only": io.value_sha256(sorted(only))}),
         },
@@ -188,7 +189,7 @@ def numbers(
         manifest=frame,
         manifest_path=found.manifest_path,
         overlay_path=found.overlay_path,
-        conditions=conditions,
+        conditions=Path(known.where),
         notes=tuple(notes),
     )
 

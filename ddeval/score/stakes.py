@@ -5,13 +5,42 @@ readers gave another label takes that label. So a cancer inside `other` is found
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ddeval.data.conditions import Conditions
+from ddeval.config import config_file
+from ddeval.data.conditions import Conditions, read_conditions
 from ddeval.errors import InputError
 from ddeval.metrics.stakes import SERIOUS, Stakes
+from ddeval.project import conditions_path
+
+SHIPPED = ("conditions.yaml", "conditions_public.yaml")
+"""Worked examples: the 25 classes of the demo, and the codes of HAM10000, ISIC 2019 and Fitzpatrick17k."""
+
+
+def conditions_for(
+    rows: pd.DataFrame, class_names: Sequence[str], given: Path | None = None
+) -> tuple[Conditions, list[str]]:
+    """The conditions to judge a model of these classes by, and a sentence where nobody chose them.
+
+    The file given, else the project's, else the shipped example that knows most of the classes and of the
+    diagnoses in `rows`, by name or synonym (the first of two that know as many).
+    """
+    chosen = conditions_path(given)
+    if chosen is not None:
+        return read_conditions(chosen), []
+    examples = [read_conditions(config_file(name, where="conditions")) for name in SHIPPED]
+    raw = list(rows["raw_label"].dropna()) if "raw_label" in rows else []
+    names = pd.Series(list(dict.fromkeys([*class_names, *raw])), dtype=object)
+    known = [int(example.lookup(names)["diagnosis"].notna().sum()) for example in examples]
+    best = known.index(max(known))
+    said = (
+        f"decisions: risk groups of the shipped example {SHIPPED[best]}, approved by no clinician; "
+        "name your own: --conditions FILE"
+    )
+    return examples[best], [said] if known[best] else []
 
 
 def stakes_of(
@@ -45,12 +74,16 @@ def stakes_of(
     of_class = conditions.class_groups
     by_name = conditions.lookup(pd.Series(list(class_names), dtype=object))["group"]
     class_groups = tuple(
-        None if name == other_class else of_class.get(name, group)
+        None if name == other_class else of_class.get(name) or group  # mixed, like akiec: as its name says
         for name, group in zip(class_names, [g if isinstance(g, str) else None for g in by_name], strict=True)
     )
     group_of = said["group"].to_numpy(dtype=object)
     if said["diagnosis"].isna().all() and not any(class_groups):
-        return None, [f"decisions: {conditions.where} knows none of these classes or diagnoses"]
+        where = Path(conditions.where).name
+        return None, [
+            f"decisions: none, {where} knows none of these classes or diagnoses; write one that does and "
+            "name it: --conditions FILE"
+        ]
     labels = rows["label"]
     shares = {group: float(np.mean(group_of == group)) for group in SERIOUS}
     return Stakes(

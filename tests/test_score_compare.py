@@ -1,0 +1,141 @@
+"""`ddeval compare` from files to tables: real predictions, the risk groups found, and input with holes."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from ddeval.cli import app
+from ddeval.data.importers import IMPORTERS
+
+ITA_EDGES = (55.0, 41.0, 28.0, 10.0, -30.0)
+"""Degrees between skin types I to VI (Chardon 1991, Del Bino 2006)."""
+
+
+def run(*arguments, code=0):
+    found = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert found.exit_code == code, found.output
+    return found
+
+
+def scored(folder, frame, answers, *, more=()):
+    """One run folder for each of `answers` (name -> probabilities by class) on the manifest `frame`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(folder / "manifest.csv", index=False)
+    for name, probs in answers.items():
+        probs.assign(image_id=frame["image_id"].to_numpy()).to_csv(folder / f"{name}.csv", index=False)
+        run("score", folder / f"{name}.csv", "--data", folder / "manifest.csv", "--out", folder / name,
+            "--n-resamples", 20, "--calibrators", "none", *more)  # fmt: skip
+    return [folder / name for name in answers]
+
+
+def compared(folder, runs, *more, n_resamples=50):
+    """The JSON twin of a comparison; the page has been written too."""
+    found = run(
+        "compare", *runs, "--json", "--n-resamples", n_resamples, "--out", folder / "page.html", *more
+    )
+    assert (folder / "page.html").stat().st_size > 10_000
+    return json.loads(found.stdout)
+
+
+def answers_of(labels, classes, *, accuracy, seed):
+    """Probabilities of .8 for an answer that is right as often as `accuracy` says."""
+    rng = np.random.default_rng(seed)
+    codes = pd.Index(classes).get_indexer(labels)
+    answer = np.where(rng.random(len(codes)) < accuracy, codes, (codes + 1) % len(classes))
+    probs = np.full((len(codes), len(classes)), 0.2 / (len(classes) - 1))
+    probs[np.arange(len(codes)), answer] = 0.8
+    return pd.DataFrame(probs, columns=list(classes))
+
+
+def row_of(rows, **wanted):
+    (found,) = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    return found
+
+
+@pytest.mark.real_data
+def test_three_published_models_of_ham10000_are_compared_on_the_images_they_share(real_data, tmp_path):
+    """Two of the files share few images with the third: 262 in all three, and each file says what it left
+    out. Intervals are over lesions; skin type is the published ITA estimate and is called a proxy."""
+    frame = IMPORTERS["ham10000"](real_data / "ham10000")
+    tone = pd.read_csv(real_data / "ham10000_predictions" / "estimated_skin_tone.csv")
+    ita = tone.set_index(tone["image"].str.removesuffix(".jpg"))["estimated_ita"]
+    of = frame["image_id"].map(ita)
+    frame["skin_type"] = np.array(["I", "II", "III", "IV", "V", "VI"])[
+        np.searchsorted(-np.array(ITA_EDGES), -of, side="left")
+    ]
+    frame["skin_type_source"] = "ita"
+    frame.drop(columns="group").to_csv(tmp_path / "manifest.csv", index=False)
+    runs = []
+    for name in ("00Compare", "01Threshold", "02Compare"):
+        file = real_data / "ham10000_predictions" / f"predictions_01DataShift{name}41.csv"
+        runs.append(tmp_path / name)
+        run("score", file, "--id-column", "image", "--data", tmp_path / "manifest.csv", "--out", runs[-1],
+            "--n-resamples", 20, "--calibrators", "none")  # fmt: skip
+    refused = run("compare", *runs, code=3)
+    assert "images that another run has not" in refused.output
+    told = compared(tmp_path, runs, "--common", n_resamples=400)
+
+    assert (told["n_images"], told["group_unit"]) == (262, "lesions")
+    assert told["n_groups"] < 262
+    assert sum("2,665 images that another run has not were left out" in note for note in told["notes"]) == 3
+    assert any("conditions_public.yaml" in note for note in told["notes"])
+    assert not any("without a risk group" in note for note in told["notes"])
+
+    differences = [d for d in told["differences"] if d["metric"] == "top_1_accuracy" and d["subset"] == "all"]
+    assert len(differences) == 2
+    assert all(d["ci_low"] <= d["difference"] <= d["ci_high"] for d in differences)
+    proxy = [
+        g for g in told["subgroups"] if g["attribute"] == "skin type, from the photograph (ITA, a proxy)"
+    ]
+    by_group = {
+        g["group"]: g for g in proxy if g["metric"] == "top_1_accuracy" and g["run"] == told["runs"][0]
+    }
+    assert sum(g["n_images"] for g in by_group.values()) == 262
+    assert any(
+        g["value"] is not None and g["ci_low"] <= g["value"] <= g["ci_high"] for g in by_group.values()
+    )
+    assert all(
+        g["value"] is None and "fewer than 20 patients" in g["note"]
+        for g in by_group.values()
+        if g["n_groups"] < 20
+    )
+    harm = [h for h in told["harm"] if h["group"] == "malignant" and h["run"] == told["runs"][0]]
+    n_malignant = int(frame.set_index("image_id").loc[list(_shared(real_data)), "label"].isin(
+        ["mel", "bcc", "akiec"]).sum())  # fmt: skip
+    assert sum(h["n_images"] for h in harm) == n_malignant
+    assert "proxy" in (tmp_path / "page.html").read_text()
+
+
+def _shared(real_data):
+    files = sorted((real_data / "ham10000_predictions").glob("predictions_*.csv"))
+    ids = [set(pd.read_csv(file)["image"].str.removesuffix(".jpg")) for file in files]
+    return set.intersection(*ids)
+
+
+def test_the_codes_of_ham10000_find_their_risk_groups_in_the_shipped_example(tmp_path):
+    """mel, bcc and akiec are malignant: a model that answers all of them rightly misses none."""
+    classes = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+    labels = np.tile(classes, 12)
+    frame = pd.DataFrame({"image_id": [f"i{k:03d}" for k in range(84)], "label": labels, "raw_label": labels})
+    answers = {
+        "right": answers_of(labels, classes, accuracy=1.0, seed=0),
+        "poor": answers_of(labels, classes, accuracy=0.5, seed=1),
+    }
+    told = compared(tmp_path, scored(tmp_path, frame, answers))
+    harm = {h["outcome"]: h["n_images"] for h in told["harm"] if h["run"] == "right"}
+    assert harm == {"right": 36, "deferred": 0, "missed": 0}
+    (note,) = [note for note in told["notes"] if note.startswith("decisions")]
+    assert "shipped example conditions_public.yaml, approved by no clinician" in note
+    assert "--conditions FILE" in note
+
+
+def test_classes_that_no_shipped_example_knows_are_told_which_file_to_name(tmp_path):
+    labels = np.array(["lump", "bump"] * 12)
+    frame = pd.DataFrame({"image_id": [f"i{k:03d}" for k in range(24)], "label": labels})
+    answers = {n: answers_of(labels, ("bump", "lump"), accuracy=0.7, seed=i) for i, n in enumerate("ab")}
+    told = compared(tmp_path, scored(tmp_path, frame, answers))
+    assert "harm" not in told
+    assert any("knows none of these classes" in n and "--conditions FILE" in n for n in told["notes"])
