@@ -51,10 +51,15 @@ def scored(tmp_path_factory):
     return made(tmp_path_factory.mktemp("abstain"))
 
 
-def should_defer():
-    """The function of docs/deploy.md, as it stands there."""
+def serving_code():
+    """The block of docs/deploy.md, as it stands there."""
     text = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text()
     (code,) = re.findall(r"```python\n(import math.*?)```", text, flags=re.S)
+    return code
+
+
+def should_defer():
+    code = serving_code()
     held: dict = {}
     exec(code, held)
     return held["should_defer"]
@@ -71,6 +76,22 @@ def test_the_serving_code_of_the_docs_decides_every_vector_alike(scored, tmp_pat
     assert len(vectors["vectors"]) == 50
     for vector in vectors["vectors"]:
         assert decide(vector["logits"], told) == (vector["decision"] == "defer"), vector
+
+
+def test_the_serving_code_is_fifteen_lines_at_most():
+    code = serving_code()
+    assert len(code[code.index("def should_defer") :].strip().splitlines()) <= 15
+
+
+@pytest.mark.parametrize("rule", ["max_probability", "margin", "entropy", "energy", "other_probability"])
+@pytest.mark.parametrize(
+    "broken", [[np.nan, 9.0, 0.0, 0.0], [9.0, np.nan, 0.0, 0.0], [np.inf, 0.0, 0.0, 0.0]]
+)
+def test_logits_that_are_no_numbers_are_deferred_by_both(scored, rule, broken):
+    """A model that answers NaN has said nothing: no rule may read it as sure."""
+    facts = abstention(scored / "run", risk=0.25, rule=rule, n_resamples=2).facts
+    assert decisions(np.array([broken]), facts)[1].tolist() == [True]
+    assert should_defer()(broken, facts)
 
 
 def test_the_vectors_hold_both_decisions_and_find_a_changed_threshold(scored, tmp_path):

@@ -134,13 +134,19 @@ def abstention(
 
 
 def decisions(logits: npt.NDArray[Any], facts: dict[str, Any]) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Score of each row of logits (N, K) under a rule's file, and whether it is deferred, (N,) each."""
+    """Score of each row of logits (N, K) under a rule's file, and whether it is deferred, (N,) each.
+
+    A row with NaN or +infinity in it has the score NaN and is deferred.
+    """
     names, other_class = facts["class_names"], facts["other_class"]
     other = None if other_class is None else names.index(other_class)
-    score = _score(np.asarray(logits, dtype=np.float64), facts["rule"], facts["temperature"], other)
-    deferred = score < facts["threshold"]
+    logits = np.asarray(logits, dtype=np.float64)
+    score = np.full(len(logits), np.nan)
+    has_score = (logits < np.inf).all(axis=1)  # written so that NaN fails too
+    score[has_score] = _score(logits[has_score], facts["rule"], facts["temperature"], other)
+    deferred = ~(score >= facts["threshold"])
     if other is not None:
-        deferred |= np.asarray(logits).argmax(axis=1) == other
+        deferred |= logits.argmax(axis=1) == other
     return score, deferred
 
 
