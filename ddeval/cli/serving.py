@@ -43,7 +43,7 @@ def read_queue(
 
 def run(desk: Any, *, say: Callable[[str], None], **address: Any) -> None:
     """Serve `desk` until interrupted."""
-    server = _app("server")
+    server = vet_app("server")
     where = server.Address(**address)
     server.check_exposure(desk, where)
     say(f"serving  {where.public_url or f'http://{where.host}:{where.port}/'}   (Ctrl-C stops)")
@@ -72,7 +72,7 @@ def project_desk(
     has_answers = any(str(column).startswith("q.") for column in manifest.columns)
     path = schema or (config_file("feature_schema.json", where="--schema") if has_answers else None)
     folder = store.path.parent if store.path else Path.cwd()
-    return _app("desk").Desk(
+    return vet_app("desk").Desk(
         store=store,
         manifest=manifest,
         image_roots=tuple(roots),
@@ -121,7 +121,7 @@ def demo_desk(say: Callable[[str], None]) -> Any:
         }
     )
     open_batch(store, queue, name="demo", split="test", seed=0, manifest_sha256=manifest_sha256(manifest))
-    return _app("desk").Desk(
+    return vet_app("desk").Desk(
         store=store,
         manifest=manifest,
         image_roots=(folder,),
@@ -132,7 +132,7 @@ def demo_desk(say: Callable[[str], None]) -> Any:
     )
 
 
-def _app(module: str) -> Any:
+def vet_app(module: str) -> Any:
     """A module of apps/vet, which lies beside the package in a checkout and inside it in a wheel."""
     package = Path(__file__).parents[1]
     home = next((h for h in (package.parent, package) if (h / "apps" / "vet" / "server.py").is_file()), None)

@@ -234,7 +234,16 @@ def _with_overlay(manifest: pd.DataFrame, overlay: Overlay | None) -> tuple[pd.D
 
 def _class_names(frame: pd.DataFrame, given: Sequence[str] | None, where: str) -> tuple[str, ...]:
     if given is None:
-        return tuple(sorted(frame.loc[frame["split"] == "train", "label"].unique()))
+        learnt = sorted(frame.loc[frame["split"] == "train", "label"].unique())
+        unseen = frame.loc[~frame["label"].isin(learnt), "label"].unique()
+        if len(unseen):
+            raise InputError(
+                where,
+                f"val images of {unseen[0]!r}, of which train has none ({len(unseen)} such classes)",
+                expected="classes that can be learnt",
+                todo="Deal the splits again, or take the class out of val.",
+            )
+        return tuple(learnt)
     strange = frame.loc[~frame["label"].isin(given), "label"].value_counts()
     if len(strange):
         shown = ", ".join(f"{name!r} ×{n}" for name, n in strange.head(5).items())
