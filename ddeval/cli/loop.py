@@ -6,7 +6,7 @@
 
 Two queues, never mixed: one of the training split, judged out of fold, whose vetted labels are learnt from,
 and one of the test split, which only estimates. The truth that was planted is read by the simulated readers'
-eyes (`ddeval.cli.readers`) and by `planted_accuracy`, by no stage.
+eyes (`ddeval.vet.simulated`) and by `planted_accuracy`, by no stage.
 """
 
 import multiprocessing
@@ -14,20 +14,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
-
-from ddeval import io
-from ddeval.cli.auditing import audit_runs, measured
-from ddeval.cli.readers import make_eyes, panel, read_blind, true_verdicts
-from ddeval.config import Config, config_file, find_config, read_config
-from ddeval.data.demo import make_demo, read_truth
-from ddeval.data.manifest import manifest_sha256, read_manifest
-from ddeval.data.overlay import read_overlay
 from ddeval.errors import InputError
-from ddeval.metrics.readings import closed_set
-from ddeval.score.predictions import read_predictions
+
+if TYPE_CHECKING:
+    from ddeval.config import Config
 
 SYSTEMS = {"demo": (), "photos": ("name=photos", "model.feature_schema=null")}
 """Name -> what differs from configs/demo.yaml: with the questionnaire, and photographs alone."""
@@ -70,6 +62,10 @@ def closed_loop(
     jobs : int
         Training runs side by side, one thread each.
     """
+    from ddeval import io
+    from ddeval.cli.auditing import audit_runs
+    from ddeval.data.demo import make_demo
+
     _refuse_another(out, plan)
     manifest = out / "data" / "manifest.csv"
     if not manifest.is_file():
@@ -80,16 +76,16 @@ def closed_loop(
         before = _train_and_score(pool, out, plan, overlay=None)
         note("auditing the test split, for an estimate")
         test = audit_runs(before, n_queue=plan.n_test_queue, seed=plan.seed, with_pictures=False)
-        test_labels = _vet(out, plan, "test", test.folder, note)
+        test_labels = vet(manifest, test.folder, "test", out, plan, note=note)
         note(f"judging the training labels out of fold ({plan.n_folds} training runs)")
         judged = _out_of_fold(pool, out, plan)
         train = audit_runs(
             [judged], as_given=True, n_queue=plan.n_train_queue, seed=plan.seed, with_pictures=False
         )
-        train_labels = _vet(out, plan, "train", train.folder, note)
+        train_labels = vet(manifest, train.folder, "train", out, plan, note=note)
         note("training both systems again on the vetted labels, and scoring them")
         after = _train_and_score(pool, out, plan, overlay=train_labels)
-    rows = [_measure(run, manifest, test_labels, test.folder, plan) for run in (*before, *after)]
+    rows = [three_ways(run, manifest, test_labels, test.folder, plan) for run in (*before, *after)]
     queues = [
         _queue(manifest, split, labels, audited.folder)
         for split, labels, audited in (("test", test_labels, test), ("train", train_labels, train))
@@ -112,6 +108,12 @@ def planted_accuracy(run: Path, manifest: Path) -> tuple[float, int]:
 
     Over the test images of cases that a reader without error gives a target class.
     """
+    import pandas as pd
+
+    from ddeval.metrics.readings import closed_set
+    from ddeval.score.predictions import read_predictions
+    from ddeval.vet.simulated import true_verdicts
+
     said = read_predictions(run / "predictions.parquet")
     said = said.rows(said.frame["split"].eq("test").to_numpy())
     names = list(said.class_names)
@@ -126,6 +128,8 @@ def planted_accuracy(run: Path, manifest: Path) -> tuple[float, int]:
 
 def _refuse_another(out: Path, plan: Plan) -> None:
     """Begin `out`, or go on with it; an InputError where it holds something else."""
+    from ddeval import io
+
     path, told = out / "plan.json", plan._asdict()
     if path.is_file() and io.read_json(path) != told:
         raise InputError(str(out), "a loop with other settings", expected="a new folder", todo="Pass --out.")
@@ -134,7 +138,9 @@ def _refuse_another(out: Path, plan: Plan) -> None:
     io.write_json(path, told)
 
 
-def _config(plan: Plan, name: str, *, is_vetted: bool = False) -> tuple[Config, Path]:
+def _config(plan: Plan, name: str, *, is_vetted: bool = False) -> tuple["Config", Path]:
+    from ddeval.config import find_config, read_config
+
     path = find_config("demo")
     if path is None:
         raise InputError("configs", "no demo.yaml", expected="the shipped configs", todo="Reinstall ddeval.")
@@ -153,6 +159,7 @@ def _train_and_score(pool: Executor, out: Path, plan: Plan, *, overlay: Path | N
 
 
 def _one_system(out: Path, plan: Plan, overlay: Path | None, name: str) -> Path:
+    from ddeval.data.overlay import read_overlay
     from ddeval.models.checkpoint import load_checkpoint
     from ddeval.score.run import score
     from ddeval.train.loop import train
@@ -182,26 +189,43 @@ def _out_of_fold(pool: Executor, out: Path, plan: Plan) -> Path:
     )
 
 
-def _vet(out: Path, plan: Plan, split: str, audit: Path, note: Callable[[str], None]) -> Path:
-    """Overlay of a queue that simulated readers read blind, twice a case, and settled where they differed."""
+def vet(
+    manifest_path: Path,
+    audit: Path,
+    split: str,
+    out: Path,
+    plan: Plan,
+    *,
+    note: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Overlay of an audit's queue: read blind by simulated readers, twice a case, settled where they differ.
+
+    Parameters
+    ----------
+    out : Path
+        Gets readings.db and labels/; a batch that was closed there is not read again.
+    """
+    from ddeval import io
     from ddeval.cli.serving import vet_app
+    from ddeval.config import config_file
     from ddeval.data.conditions import read_conditions
     from ddeval.data.fields import read_schema
+    from ddeval.data.manifest import manifest_sha256, read_manifest
     from ddeval.vet.batches import close_batch, open_batch
     from ddeval.vet.export import freeze
+    from ddeval.vet.simulated import make_eyes, panel, read_blind
     from ddeval.vet.store import Store
 
-    path = out / "data" / "manifest.csv"
-    manifest = read_manifest(path)
+    manifest = read_manifest(manifest_path)
     queue = io.read_parquet(audit / "queue.parquet")[0]
     store = Store(out / "readings.db")
     desk = vet_app("desk").Desk(
         store=store,
         manifest=manifest,
-        image_roots=(path.parent,),
+        image_roots=(manifest_path.parent,),
         conditions=read_conditions(config_file("conditions.yaml", where="conditions")),
         schema=read_schema(config_file("feature_schema.json", where="schema")),
-        cache=out / "photographs",
+        cache=manifest_path.parent / "photographs",
         is_synthetic=True,
     )
     try:
@@ -211,15 +235,17 @@ def _vet(out: Path, plan: Plan, split: str, audit: Path, note: Callable[[str], N
         if batch.is_open:
             note(f"{plan.n_readers} simulated readers read {len(queue)} cases of {split} blind")
             readers, adjudicators = panel(plan.n_readers, error_rate=plan.error_rate, seed=plan.seed)
-            read_blind(desk, batch, readers, adjudicators, make_eyes(desk, path, list(queue["case_id"])))
+            eyes = make_eyes(desk, manifest_path, list(queue["case_id"]))
+            read_blind(desk, batch, readers, adjudicators, eyes)
             close_batch(store, split, actor="admin")
         return freeze(store, [split], manifest=manifest, class_of=desk.class_of, folder=out / "labels")
     finally:
         store.close()
 
 
-def _measure(run: Path, manifest: Path, labels: Path, audit: Path, plan: Plan) -> dict[str, Any]:
+def three_ways(run: Path, manifest: Path, labels: Path, audit: Path, plan: Plan) -> dict[str, Any]:
     """The three accuracies of a run: on the labels as given, against the vetted reference, planted."""
+    from ddeval.cli.auditing import measured
     from ddeval.score.evaluate import evaluate
 
     raw = evaluate(run, n_resamples=plan.n_resamples, seed=plan.seed)["metrics"]["top_1_accuracy"]
@@ -244,6 +270,11 @@ def _measure(run: Path, manifest: Path, labels: Path, audit: Path, plan: Plan) -
 
 def _queue(manifest: Path, split: str, labels: Path, audit: Path) -> dict[str, Any]:
     """What a queue found, case by case, and how much of it was planted."""
+    from ddeval import io
+    from ddeval.data.demo import read_truth
+    from ddeval.data.manifest import read_manifest
+    from ddeval.data.overlay import read_overlay
+
     cases = read_overlay(labels).frame.drop_duplicates("case_id").set_index("case_id")
     truth = read_truth(manifest).drop_duplicates("case_id").set_index("case_id")
     of_split = read_manifest(manifest).query("split == @split")["case_id"].unique()
@@ -275,6 +306,8 @@ def _page(
     note: Callable[[str], None],
 ) -> None:
     """The comparison of the systems before and after, with the loop's own two tables on its page."""
+    import pandas as pd
+
     from ddeval.report.compare_page import write_compare_report
     from ddeval.score import comparison_folder
 

@@ -1,13 +1,17 @@
 """`ddeval train`: config, manifest and label overlay in; an artefact folder out."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ddeval.cli import console
 from ddeval.errors import InputError
 from ddeval.project import find_project
+
+if TYPE_CHECKING:
+    from ddeval.config import Config
+    from ddeval.data.overlay import Overlay
 
 
 def train(
@@ -21,13 +25,18 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="A knob of the config: train.focal_gamma=2.")
     ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(min=0, help="Judge each training image by one of so many systems that did not see it."),
+    ] = 0,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
 ) -> None:
     """Train the system of a config on the splits train and val; the best epoch becomes the artefact.
 
-    A run that was interrupted goes on from its last finished epoch.
+    A run that was interrupted goes on from its last finished epoch. With --folds no artefact is made but a
+    run of the split train, for `ddeval audit RUN --as-given`.
 
     Example: ddeval train gen2a_medsiglip --data manifest.csv --labels v1
     """
@@ -38,7 +47,8 @@ def train(
     path = _config_path(config)
     system = read_config(path, changes=changes or [])
     manifest, roots = _manifest(system, data, images or [])
-    folder = out or Path("artefacts") / system.name
+    ending = "-out-of-fold" if folds else ""
+    folder = out or Path("artefacts") / f"{system.name}{ending}"
     wanted = labels not in (None, "v0")
     overlay = read_overlay(find_overlay(str(labels), split="train", folder=OVERLAYS)) if wanted else None
     vetted = f", labels {overlay.split}-{overlay.version}" if overlay else ""
@@ -48,6 +58,9 @@ def train(
     if dry_run:
         return
 
+    if folds:
+        _train_folds(system, manifest, folder, folds, overlay, roots, device, path, as_json=as_json)
+        return
     from ddeval.train.loop import train as run
 
     result = run(
@@ -81,6 +94,23 @@ def train(
         f"(n = {result.n_val:,}, chosen on the same images)"
     )
     console.say(f"next: ddeval score {result.folder} --data {manifest}")
+
+
+def _train_folds(
+    system: "Config", manifest: Path, folder: Path, n_folds: int, overlay: "Overlay | None",
+    roots: list[Path], device: Literal["auto", "cpu", "cuda"], path: Path, *, as_json: bool,
+) -> None:  # fmt: skip
+    from ddeval.train.folds import train_folds
+
+    judged = train_folds(
+        system, manifest, folder, n_folds=n_folds, overlay=overlay, image_roots=roots, device=device,
+        config_path=path, note=console.note,
+    )  # fmt: skip
+    if as_json:
+        console.say_json({"run": str(judged), "split": "train", "n_folds": n_folds})
+        return
+    console.say(f"{judged}: training images, each judged by a system that saw neither it nor its patient")
+    console.say(f"next     ddeval audit {judged} --as-given")
 
 
 def _config_path(name: str) -> Path:

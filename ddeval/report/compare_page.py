@@ -36,6 +36,7 @@ from ddeval.report.measures import measure
 from ddeval.report.page import SYNTHETIC_NOTE, render
 from ddeval.report.rounding import shown, shown_interval
 from ddeval.report.subgroups import measured_attributes, subgroup_section, whole_of
+from ddeval.report.vetted import vetted_section
 
 FORESTS = ("top_1_accuracy", "top_3_accuracy", "balanced_accuracy", "auroc_macro", "nll", "augrc")
 TILES = ("top_1_accuracy", "malignant_missed_per_1000", "coverage_at_risk_5")
@@ -144,6 +145,7 @@ def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page
         tiles=tuple(_tiles(compared)),
         facts=tuple(_measured(compared, date=date, has_photos=has_photos)),
         sections=(
+            *vetted_section(tables.get("loop"), tables.get("loop_queues"), colours=colours),
             _gate_section(facts["gate"]),
             harm_section(tables.get("harm")),
             _round_1_section(compared),
