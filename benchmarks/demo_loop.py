@@ -1,11 +1,11 @@
-"""Does the loop gain, and does its estimate hold what was planted? Loops of several seeds, queues drawn again.
+"""Does the loop gain, and does its estimate hold what was planted? Several seeds, and queues drawn again.
 
     python benchmarks/demo_loop.py WORK [--seeds 0 1 2 3 4] [--queues 20] [--json FILE]
 
-Per seed (of data, training, queues and readers) the whole loop as `ddeval demo` runs it: planted accuracy of
-each system on the test split before and after. Then, on the systems of the first seed, the test queue is drawn
-again with other seeds and read by other readers: how often does the interval hold the planted value? What is
-there is not made again.
+Per seed (of data, training, queues and readers) the whole loop as `ddeval demo` runs it: planted accuracy
+of each system on the test split before and after. Then, on the systems of the first seed, the test queue is
+drawn again with other seeds and read by other readers: how often does the interval hold the planted value?
+What is there is not made again.
 """
 
 import argparse
@@ -47,7 +47,8 @@ def gains(work: Path, seeds: list[int], jobs: int) -> list[dict[str, Any]]:
                 f"seed {seed} {system:7} as given {100 * row['as_given']:5.1f}  vetted "
                 f"{100 * row['vetted']['value']:5.1f} [{100 * row['vetted']['ci_low']:.1f}, "
                 f"{100 * row['vetted']['ci_high']:.1f}]  planted {100 * row['before']:5.1f} -> "
-                f"{100 * row['after']:5.1f} ({100 * (row['after'] - row['before']):+.1f})  {row['seconds']:.0f} s",
+                f"{100 * row['after']:5.1f} ({100 * (row['after'] - row['before']):+.1f})  "
+                f"{row['seconds']:.0f} s",
                 flush=True,
             )
     return rows
@@ -83,7 +84,8 @@ def main() -> None:
         gain = np.array([row["after"] - row["before"] for row in loops if row["system"] == system])
         if len(gain):
             print(
-                f"{system}: better after in {(gain > 0).sum()} of {len(gain)} seeds, mean {100 * gain.mean():+.2f} points"
+                f"{system}: better after in {(gain > 0).sum()} of {len(gain)} seeds, mean "
+                f"{100 * gain.mean():+.2f} points"
             )
     queues = redrawn(options.work / f"seed-{options.seeds[0]}", options.queues) if options.queues else []
     for system in SYSTEMS if queues else ():

@@ -34,7 +34,7 @@ def vetted_section(
     lead = (
         "Readers vetted two queues blind. What they found in the training split was learnt from; what they "
         "found in the test split only estimates. The truth is planted, so the estimate stands beside it. On "
-        "the labels as given, as everywhere below, a gain is partly hidden: a wrong label calls a right answer "
+        "the labels as given, as everywhere below, a gain is partly hidden: wrong labels call right answers "
         "wrong."
     )
     return (Section("loop", "What vetting was worth", blocks, lead=lead, menu="Vetting"),)
