@@ -38,7 +38,7 @@ def closed(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "loop"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Reader, "read", watched)
-        result = closed_loop(out, SMALL, date="2026-01-01")
+        result = closed_loop(out, SMALL, date="2026-01-01", jobs=1)
     return out, result, handed
 
 
@@ -135,11 +135,12 @@ def test_the_page_shows_the_three_accuracies_and_says_synthetic(closed):
             assert f"{100 * row[kind]['value']:.1f}\xa0%" in page
 
 
+@pytest.mark.slow
 def test_a_second_call_trains_and_reads_nothing_again(closed):
     out, result, _ = closed
     files = ["models/demo/best_model.pt", "labels/train-v1.parquet", "data/manifest.csv"]
     stamps = [(out / name).stat().st_mtime_ns for name in files]
-    assert closed_loop(out, SMALL, date="2026-01-01") == result
+    assert closed_loop(out, SMALL, date="2026-01-01", jobs=1) == result
     assert [(out / name).stat().st_mtime_ns for name in files] == stamps
 
 
@@ -153,7 +154,7 @@ def test_another_seed_does_not_go_on_in_the_same_folder(closed):
 def test_one_seed_gives_the_same_bytes(closed, tmp_path):
     """Numbers, weights, logits, labels and tables; the store's clock and the ledger of looks are outside."""
     out, result, _ = closed
-    again = closed_loop(tmp_path / "loop", SMALL, date="2026-01-01", jobs=1)
+    again = closed_loop(tmp_path / "loop", SMALL, date="2026-01-01", jobs=2)
     assert again == result
     assert (tmp_path / "loop/loop.json").read_bytes() == (out / "loop.json").read_bytes()
     for name in ("demo", "photos-vetted"):

@@ -10,8 +10,9 @@ eyes (`ddeval.vet.simulated`) and by `planted_accuracy`, by no stage.
 """
 
 import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +26,10 @@ SYSTEMS = {"demo": (), "photos": ("name=photos", "model.feature_schema=null")}
 """Name -> what differs from configs/demo.yaml: with the questionnaire, and photographs alone."""
 VETTED = "-vetted"
 """Ending of the names of the systems that were trained on vetted labels."""
+
+
+Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""`map`, or the `map` of a pool of processes."""
 
 
 class Plan(NamedTuple):
@@ -60,7 +65,7 @@ def closed_loop(
     date : str
         Of the page.
     jobs : int
-        Training runs side by side, one thread each.
+        Training runs side by side, one thread each; 1 runs them in this process.
     """
     from ddeval import io
     from ddeval.cli.auditing import audit_runs
@@ -71,20 +76,20 @@ def closed_loop(
     if not manifest.is_file():
         note("drawing the embedded data set (SYNTHETIC)")
         make_demo(manifest.parent, seed=plan.seed, n_patients=plan.n_patients)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    with _side_by_side(jobs) as mapper:
         note("training two systems on the labels as given, and scoring them")
-        before = _train_and_score(pool, out, plan, overlay=None)
+        before = _train_and_score(mapper, out, plan, overlay=None)
         note("auditing the test split, for an estimate")
         test = audit_runs(before, n_queue=plan.n_test_queue, seed=plan.seed, with_pictures=False)
         test_labels = vet(manifest, test.folder, "test", out, plan, note=note)
         note(f"judging the training labels out of fold ({plan.n_folds} training runs)")
-        judged = _out_of_fold(pool, out, plan)
+        judged = _out_of_fold(mapper, out, plan)
         train = audit_runs(
             [judged], as_given=True, n_queue=plan.n_train_queue, seed=plan.seed, with_pictures=False
         )
         train_labels = vet(manifest, train.folder, "train", out, plan, note=note)
         note("training both systems again on the vetted labels, and scoring them")
-        after = _train_and_score(pool, out, plan, overlay=train_labels)
+        after = _train_and_score(mapper, out, plan, overlay=train_labels)
     rows = [three_ways(run, manifest, test_labels, test.folder, plan) for run in (*before, *after)]
     queues = [
         _queue(manifest, split, labels, audited.folder)
@@ -138,6 +143,15 @@ def _refuse_another(out: Path, plan: Plan) -> None:
     io.write_json(path, told)
 
 
+@contextmanager
+def _side_by_side(jobs: int) -> Iterator[Mapper]:
+    if jobs == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        yield pool.map
+
+
 def _config(plan: Plan, name: str, *, is_vetted: bool = False) -> tuple["Config", Path]:
     from ddeval.config import find_config, read_config
 
@@ -153,9 +167,9 @@ def _config(plan: Plan, name: str, *, is_vetted: bool = False) -> tuple["Config"
     return config, path
 
 
-def _train_and_score(pool: Executor, out: Path, plan: Plan, *, overlay: Path | None) -> list[Path]:
+def _train_and_score(mapper: Mapper, out: Path, plan: Plan, *, overlay: Path | None) -> list[Path]:
     """Run folder of each system, trained on the labels as given or under an overlay."""
-    return list(pool.map(partial(_one_system, out, plan, overlay), SYSTEMS))
+    return list(mapper(partial(_one_system, out, plan, overlay), SYSTEMS))
 
 
 def _one_system(out: Path, plan: Plan, overlay: Path | None, name: str) -> Path:
@@ -175,7 +189,7 @@ def _one_system(out: Path, plan: Plan, overlay: Path | None, name: str) -> Path:
     )
 
 
-def _out_of_fold(pool: Executor, out: Path, plan: Plan) -> Path:
+def _out_of_fold(mapper: Mapper, out: Path, plan: Plan) -> Path:
     from ddeval.train.folds import train_folds
 
     config, path = _config(plan, "demo")
@@ -185,7 +199,7 @@ def _out_of_fold(pool: Executor, out: Path, plan: Plan) -> Path:
         out / "folds",
         n_folds=plan.n_folds,
         config_path=path,
-        mapper=pool.map,
+        mapper=mapper,
     )
 
 
