@@ -209,3 +209,19 @@ def test_histology_is_never_read_and_counts_with_its_own_label(tmp_path):
     right = np.array([a == t for a, t in zip(answer, named, strict=True)])
     is_target = np.array(named) != "other"
     assert cell(found)["value"] == pytest.approx(right[is_target].mean())
+
+
+def test_verify_reads_the_verdicts_again_and_finds_a_changed_digit(whole, monkeypatch):
+    planted, _ = whole
+    monkeypatch.chdir(planted.manifest.parent)
+    path = planted.run / "labels-v1" / "truth.json"
+    assert CliRunner().invoke(app, ["score", str(planted.run), "--n-resamples", "2"]).exit_code == 0
+    done = CliRunner().invoke(app, ["verify", str(planted.run), "--json"])
+    assert json.loads(done.stdout)["differences"] == []
+    before = path.read_text()
+    value = json.loads(before)["estimates"][0]["value"]
+    path.write_text(before.replace(str(value), str(value + 1e-4), 1))
+    done = CliRunner().invoke(app, ["verify", str(planted.run), "--json"])
+    path.write_text(before)
+    assert done.exit_code == 1
+    assert [d["cell"] for d in json.loads(done.stdout)["differences"]] == ["estimates[0].value"]

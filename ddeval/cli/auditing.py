@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 N_QUEUE = 200
 SIMILARITY = 0.995
+TRUTH_FILE = "truth.json"
 """Cosine of two embeddings from which on they are listed as near-duplicates."""
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -467,11 +468,12 @@ def measured(
     data: Path | None = None,
     overlays: Path = Path("labels"),
     confidence_level: float = 0.95,
+    is_kept: bool = True,
 ) -> dict[str, Any]:
     """`ddeval truth --json`: accuracy against the vetted reference, errors left, precision and stop rule.
 
     `audits` are the folders whose queues were read, `RUN/audit` where None. The result is kept in
-    `RUN/labels-<version>/truth.json`.
+    `RUN/labels-<version>/truth.json` unless told otherwise.
     """
     from ddeval import io
     from ddeval.audit.progress import errors_left, precision_at_k, stop_rule
@@ -505,6 +507,12 @@ def measured(
         },
         "precision_at_k": precision_at_k(in_order).to_dict("records"),
         "stop": stop_rule(in_order)._asdict(),
+        "made_from": {
+            "audits": [str(Path(batch.where).resolve()) for batch in batches],
+            "overlays": str(overlays.resolve()),
+            "labels": str(Path(labels).resolve()) if labels and Path(labels).is_file() else labels,
+        },
     }
-    io.write_json(run / f"labels-{result['labels']}" / "truth.json", result)
+    if is_kept:
+        io.write_json(run / f"labels-{result['labels']}" / TRUTH_FILE, result)
     return result

@@ -1,13 +1,17 @@
 """`ddeval verify` and `ddeval trace`: can this number be computed again, and where does it come from?"""
 
 import difflib
+import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ddeval.cli import FINDINGS, console
 from ddeval.errors import InputError
+
+if TYPE_CHECKING:
+    from ddeval.score.verify import Verification
 
 MOST = 20
 """Differences that are printed; --json prints all."""
@@ -18,24 +22,31 @@ Data = Annotated[Path | None, typer.Option(help="Where the run's manifest lies n
 
 def verify(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Run folder; none: this installation itself.")
+        Path | None,
+        typer.Argument(metavar="[RUN|REPORT]", help="Run, comparison or page; none: the installation."),
     ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute again what can be computed again; exit 1 where a number differs.
 
-    Without RUN, this installation against golden values known from elsewhere. With it, every number the
-    run stores, from its predictions and labels.
+    Without RUN, this installation against golden values known from elsewhere. With RUN (or a comparison's
+    folder), every number it stores, from predictions, labels and readings. With a page (HTML) it is drawn
+    again from its tables too, and each text that differs is named.
 
     Example: ddeval verify runs/demo-test-f565d329
     """
     if run is None:
         _golden(as_json)
         return
+    from ddeval.score.comparison_folder import COMPARISON_FILE
     from ddeval.score.verify import verify as verified
+    from ddeval.score.verify_comparison import verify_comparison
 
-    found = verified(run, manifest=data)
+    folder, texts = _drawn(run, data) if run.suffix == ".html" else (run, [])
+    is_comparison = (folder / COMPARISON_FILE).is_file()
+    found = verify_comparison(folder) if is_comparison else verified(folder, manifest=data)
+    found = _with_readings(found, folder, data)
     if as_json:
         console.say_json(
             {
@@ -43,18 +54,70 @@ def verify(
                 "labels": found.labels,
                 "n_cells": found.n_cells,
                 "differences": [difference._asdict() for difference in found.differences],
+                "texts": texts,
             }
         )
     else:
-        for difference in found.differences[:MOST]:
-            console.say(str(difference))
+        for line in [*texts, *map(str, found.differences)][:MOST]:
+            console.say(line)
         n = len(found.differences)
+        if run.suffix == ".html":
+            drawn = f"{len(texts):,} texts differ" if texts else "equal"
+            console.say(f"{run} drawn again from {folder}: {drawn}")
         verdict = f"{n:,} differ" if n else "all equal"
         console.say(
             f"{found.n_cells:,} cells under labels {', '.join(found.labels)} computed again: {verdict}"
         )
-    if found.differences:
+    if found.differences or texts:
         raise typer.Exit(FINDINGS)
+
+
+def _with_readings(found: "Verification", run: Path, data: Path | None) -> "Verification":
+    """What was found, and what `ddeval truth` kept in the run that the readings do not say again."""
+    from ddeval import io
+    from ddeval.cli.auditing import TRUTH_FILE, measured
+    from ddeval.score.verify import leaves, value_differences
+
+    for path in sorted(run.glob(f"labels-*/{TRUTH_FILE}")):
+        stored = io.read_json(path)
+        told = stored["made_from"]
+        again = measured(
+            run, labels=told["labels"], audits=[Path(audit) for audit in told["audits"]], data=data,
+            overlays=Path(told["overlays"]), confidence_level=stored["confidence_level"], is_kept=False,
+        )  # fmt: skip
+        computed = json.loads(io.to_json(again))
+        differences = value_differences(f"{path.parent.name}/{path.name}", stored, computed)
+        found = found._replace(
+            n_cells=found.n_cells + sum(1 for _ in leaves(computed)),
+            differences=(*found.differences, *differences),
+        )
+    return found
+
+
+def _drawn(page: Path, data: Path | None) -> tuple[Path, list[str]]:
+    """The folder a page was drawn from, and every text of the page that is not what its tables say."""
+    from ddeval.project import find_project
+    from ddeval.report.redraw import changes, comparison_changes, provenance
+    from ddeval.score import folder
+    from ddeval.score.rows import manifest_path
+
+    told = provenance(page)
+    if told["page"] == "comparison":
+        tables = page.parent / told["comparison"]
+        return tables, comparison_changes(page, tables)
+    project = find_project()
+    runs = [page.parent, *([project.runs] if project else []), Path("runs"), page.parent.parent / "runs"]
+    places = [page.parent] if page.parent.name == told["run"] else [place / told["run"] for place in runs]
+    run = next((place for place in places if folder.is_run(place)), None)
+    if run is None:
+        raise InputError(
+            str(page),
+            f"drawn from the run {told['run']}, which is not there",
+            expected=f"it in {', '.join(str(place.parent) for place in places)}",
+            todo="Call ddeval verify from the folder that holds runs/.",
+        )
+    looks = folder.read_looks(data or manifest_path(run, folder.read_run(run)))
+    return run, changes(page, run, looks=looks)
 
 
 def _golden(as_json: bool) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from ddeval import io
 from ddeval.errors import InputError
+from ddeval.report.compare_page import compare_page, read_comparison
+from ddeval.report.components import Page
 from ddeval.report.html import run_page
 from ddeval.report.inputs import read_run_tables
 from ddeval.report.page import render
@@ -50,8 +52,26 @@ def changes(page: Path, run_folder: Path, *, looks: Sequence[Mapping[str, Any]] 
             todo="Pass the run folder the page names.",
         )
     run = read_run_tables(run_folder, label_version=told["labels"])
-    drawn = render(run_page(run, date=told["date"], photos=told["photos"], looks=looks[: told["n_looks"]]))
-    found = io.read_text(page)
+    return _changed(
+        page, run_page(run, date=told["date"], photos=told["photos"], looks=looks[: told["n_looks"]])
+    )
+
+
+def comparison_changes(page: Path, folder: Path) -> list[str]:
+    """As `changes`, of the page of the comparison in `folder`."""
+    told = provenance(page)
+    if told["page"] != "comparison":
+        raise InputError(
+            str(page),
+            f"a page of a {told['page']}",
+            expected="a page of a comparison",
+            todo="Check the path.",
+        )
+    return _changed(page, compare_page(read_comparison(folder), date=told["date"], photos=told["photos"]))
+
+
+def _changed(page: Path, again: Page) -> list[str]:
+    drawn, found = render(again), io.read_text(page)
     lines = list(_differences(_Texts(found).texts, _Texts(drawn).texts))
     if not lines and found != drawn:
         lines.append("marks, drawings or photographs differ, but no text")

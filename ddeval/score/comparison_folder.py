@@ -197,7 +197,7 @@ def write_run_numbers(out: Path, joined: Joined, name: str, made_from: Mapping[s
     """
     run, facts = joined.runs[name], joined.facts[name]
     stored = run / f"labels-{joined.version}"
-    io.write_json(out / folder.RUN_FILE, facts | {"checkpoint": facts["checkpoint"] | {"name": name}})
+    io.write_json(out / folder.RUN_FILE, own_facts(facts, name))
     if (run / folder.QUARANTINE_FILE).is_file():
         shutil.copyfile(run / folder.QUARANTINE_FILE, out / folder.QUARANTINE_FILE)
     if _has_these(stored, joined, name, made_from):
@@ -215,13 +215,19 @@ def write_run_numbers(out: Path, joined: Joined, name: str, made_from: Mapping[s
     return n_missing
 
 
+def own_facts(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A run's `run.json` under the name it has in the comparison."""
+    return {**facts, "checkpoint": facts["checkpoint"] | {"name": name}}
+
+
 def run_numbers(joined: Joined, name: str, made_from: Mapping[str, Any]) -> Numbers:
     """A run's own numbers on the compared images, from its predictions."""
     is_whole = len(joined.judged[name].labels) == len(joined.image_ids)
     return numbers(
         joined.runs[name], made_from["labels"], overlays=Path(made_from["overlays"]), seed=made_from["seed"],
         n_resamples=made_from["n_resamples"], conditions=Path(made_from["conditions"]),
-        prevalence=made_from["prevalence"], only=None if is_whole else pd.Index(joined.image_ids),
+        prevalence=made_from["prevalence"], calibrators=made_from.get("calibrators", "quick"),
+        only=None if is_whole else pd.Index(joined.image_ids),
     )  # fmt: skip
 
 

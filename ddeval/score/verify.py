@@ -5,7 +5,9 @@ seed, and compared cell by cell with what stands in the folder.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from numbers import Number
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from ddeval import io
+from ddeval.data.checks import data_checks
 from ddeval.errors import InputError
 from ddeval.score import folder
-from ddeval.score.numbers import numbers
+from ddeval.score.evaluate import N_GALLERY
+from ddeval.score.numbers import Numbers, numbers
 
 RELATIVE_TOLERANCE = 1e-9
 """Sums in another order on another machine; a changed digit of what is printed is far above it."""
@@ -56,7 +60,7 @@ def verify(run: Path, *, manifest: Path | None = None) -> Verification:
         raise InputError(
             str(run), "no numbers", expected="labels-v0/ or another", todo=f"Make them: ddeval score {run}."
         )
-    versions, n_cells, found = [], 0, []
+    versions, n_cells, found = [], 0, list[Difference]()
     for target in stored:
         version = target.name.removeprefix("labels-")
         result = io.read_json(target / "metrics.json")
@@ -67,16 +71,32 @@ def verify(run: Path, *, manifest: Path | None = None) -> Verification:
             n_resamples=made_from["n_resamples"], calibrators=made_from["calibrators"],
             conditions=_conditions(run, facts), prevalence=made_from.get("prevalence"),
         )  # fmt: skip
-        tables = {"metrics.parquet": now.metrics}
-        tables |= {f"curves/{name}.parquet": curve for name, curve in now.curves.items()}
-        for name, frame in tables.items():
-            n_cells += frame.size
-            found += list(_frame_differences(target, name, frame))
-        computed = json.loads(io.to_json(now.result))
-        n_cells += sum(1 for _ in _leaves(computed))
-        found += list(_json_differences(target, result, computed))
+        n, differences = numbers_differences(target, now)
+        n_cells, found = n_cells + n, found + differences
         versions.append(version)
     return Verification(tuple(versions), n_cells, tuple(found))
+
+
+def numbers_differences(target: Path, now: Numbers) -> tuple[int, list[Difference]]:
+    """Cells compared, and those of `labels-<version>/` that differ from numbers made again."""
+    tables = {"metrics": now.metrics} | {f"curves/{name}": curve for name, curve in now.curves.items()}
+    if len(now.errors):
+        tables["curves/gallery"] = now.errors.head(N_GALLERY)
+    stale = [
+        path.stem for path in (target / "curves").glob("*.parquet") if f"curves/{path.stem}" not in tables
+    ]
+    found = [Difference(f"{target.name}/curves", name, "there", "no such table") for name in sorted(stale)]
+    for name, frame in tables.items():
+        found += frame_differences(target, f"{name}.parquet", frame, ignored=("thumbnail",))
+    checks = data_checks(now.manifest, class_names=folder.read_run(target.parent)["class_names"])
+    values = {"metrics.json": now.result, "checks.json": [asdict(check) for check in checks]}
+    n_cells = sum(frame.size for frame in tables.values())
+    for name, value in values.items():
+        computed = json.loads(io.to_json(value))
+        stored = io.read_json(target / name) if (target / name).is_file() else {}
+        n_cells += sum(1 for _ in leaves(computed))
+        found += value_differences(f"{target.name}/{name}", stored, computed)
+    return n_cells, found
 
 
 def _conditions(run: Path, facts: Mapping[str, Any]) -> Path | None:
@@ -85,12 +105,16 @@ def _conditions(run: Path, facts: Mapping[str, Any]) -> Path | None:
     return path if path.is_file() else None
 
 
-def _frame_differences(target: Path, name: str, computed: pd.DataFrame) -> Iterator[Difference]:
+def frame_differences(
+    target: Path, name: str, computed: pd.DataFrame, *, ignored: Sequence[str] = ()
+) -> Iterator[Difference]:
+    """Cells of the table `name` in folder `target` that are not those computed; `ignored` columns are not."""
     file = f"{target.name}/{name}"
     if not (target / name).is_file():
         yield Difference(file, "the file", "missing", f"{len(computed)} rows")
         return
     stored, _ = io.read_parquet(target / name)
+    stored = stored.drop(columns=list(ignored), errors="ignore")
     if list(stored.columns) != list(computed.columns) or len(stored) != len(computed):
         yield Difference(file, "shape", stored.shape, computed.shape)
         return
@@ -101,34 +125,35 @@ def _frame_differences(target: Path, name: str, computed: pd.DataFrame) -> Itera
 
 
 def _row_name(frame: pd.DataFrame, row: int) -> str:
-    """A METRICS row by its metric, subset and class; another by its number."""
-    if "metric" not in frame.columns:
-        return f"row {row + 1}"
-    cells = [frame[c].iloc[row] for c in ("metric", "subset", "class_name")]
-    return " ".join(str(c) for c in cells if not pd.isna(c))
+    """A row by its run, metric, subset and class where it has them; else by its number."""
+    names = [c for c in ("run", "metric", "subset", "class_name", "attribute", "group") if c in frame.columns]
+    cells = [str(frame[c].iloc[row]) for c in names if not pd.isna(frame[c].iloc[row])]
+    return " ".join(cells) if "metric" in names else f"row {row + 1}"
 
 
-def _json_differences(target: Path, stored: Any, computed: Any) -> Iterator[Difference]:
-    file = f"{target.name}/metrics.json"
-    before, after = dict(_leaves(stored)), dict(_leaves(computed))
+def value_differences(file: str, stored: Any, computed: Any) -> Iterator[Difference]:
+    """Leaves of nested JSON that are not those computed."""
+    before, after = dict(leaves(stored)), dict(leaves(computed))
     for path in [*after, *(p for p in before if p not in after)]:
         if path not in before or path not in after or not _same(before[path], after[path]):
             yield Difference(file, path, before.get(path, "missing"), after.get(path, "missing"))
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every number and text of nested JSON with its path: `metrics.ece.value`."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+            yield from leaves(inner, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}[{i}]")
+            yield from leaves(inner, f"{path}[{i}]")
     else:
         yield path, value
 
 
 def _same(a: Any, b: Any) -> bool:
-    if a is None or b is None or isinstance(a, str) or isinstance(b, str):
-        return bool(a == b) or bool(pd.isna(a) and pd.isna(b))
-    return bool(np.isclose(float(a), float(b), rtol=RELATIVE_TOLERANCE, atol=1e-12, equal_nan=True))
+    if isinstance(a, Number) and isinstance(b, Number):
+        return bool(np.isclose(float(a), float(b), rtol=RELATIVE_TOLERANCE, atol=1e-12, equal_nan=True))  # type: ignore[arg-type]
+    if isinstance(a, list | tuple | np.ndarray):
+        return list(a) == list(b)
+    return bool(pd.isna(a) and pd.isna(b)) or bool(not pd.isna(a) and not pd.isna(b) and a == b)
