@@ -1,6 +1,6 @@
 """One fine-tuning step of the real-size system: images a second, peak memory, with and without checkpointing.
 
-    python benchmarks/train_step.py [--config gen2a_medsiglip] [--batch 64] [--steps 10] [--json FILE]
+    python benchmarks/train_step.py [--config NAME] [--batch 64] [--steps 10] [--quick] [--json FILE]
 
 Random weights and random pixels (speed does not depend on them), bf16, AdamW, gradient clipping: the step the
 training loop takes (`ddeval.train.step.Stepper`). The peer in the same run is the plain loop: a transformers
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--config", default="gen2a_medsiglip")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--quick", action="store_true", help="the peer, and ours without checkpointing")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     path = find_config(options.config)
@@ -121,6 +122,9 @@ def main() -> None:
         ("ours, checkpointing", half): lambda n: ours(config, schema, n, is_checkpointed=True),
         ("ours, no checkpointing", half): lambda n: ours(config, schema, n, is_checkpointed=False),
     }
+    if options.quick:
+        kept = ("plain loop, checkpointing", "ours, no checkpointing")
+        makers = {key: make for key, make in makers.items() if key[0] in kept and key[1] == options.batch}
     free, total = (n / 2**30 for n in torch.cuda.mem_get_info())
     print(
         f"{torch.cuda.get_device_name()}, {free:.1f} of {total:.1f} GiB free, torch {torch.__version__}, bf16"

@@ -63,6 +63,13 @@ def test_the_kernel_follows_from_backbone_and_number_format(home, name, dtype, k
     assert engine(load_checkpoint(home / name), "cpu", dtype).kernel == kernel
 
 
+def test_the_batch_is_chosen_once_and_stands_in_run_json(home):
+    """64 on a CPU; asking for the number the engine chose goes on with the same run."""
+    folder = run(home, "resnet", "auto", batch_size=0)
+    assert io.read_json(folder / "run.json")["batch_size"] == 64
+    assert run(home, "resnet", "auto", batch_size=64) == folder
+
+
 def test_a_run_on_the_tower_agrees_with_float32_and_says_which_it_was(home):
     exact = read_predictions(run(home, "siglip", "fp32") / "predictions.parquet")
     folder = run(home, "siglip", "bf16", dtype="bf16")

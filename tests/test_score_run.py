@@ -458,8 +458,8 @@ def test_a_shard_that_is_none_is_refused(text):
 
 
 def test_settings_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="must be positive, got 0 and 16"):
-        Settings(batch_size=0, shard_size=16)
+    with pytest.raises(ValueError, match="shard_size positive, got -1 and 16"):
+        Settings(batch_size=-1, shard_size=16)
     with pytest.raises(ValueError, match="tta must be none or hflip"):
         Settings(tta="twice")
 

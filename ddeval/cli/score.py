@@ -38,7 +38,9 @@ def score(
     images: Annotated[
         list[Path] | None, typer.Option(help="Folder images may lie in [the manifest's]; may be repeated.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 64,
+    batch_size: Annotated[
+        int, typer.Option(min=0, help="Images a batch; 0 is 64, or 128 for a large tower on a large GPU.")
+    ] = 0,
     dtype: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Number format; auto asks the GPU.")
     ] = "auto",

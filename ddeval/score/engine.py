@@ -27,6 +27,8 @@ from ddeval.score.predictions import check_finite
 DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Precision = Literal["native", "fp8"]
+LARGE_GPU = 20 * 2**30
+"""Bytes of memory from which on a batch of 128 at 448 px leaves room to spare."""
 
 
 class Engine(NamedTuple):
@@ -39,6 +41,8 @@ class Engine(NamedTuple):
     kernel: str = "transformers"
     """transformers as it is, or `tower` and its attention (`ddeval.models.tower`)."""
     precision: Precision = "native"
+    batch_size: int = 64
+    """Where the user states none: 128 keeps a tower's products a little nearer to the card's ceiling."""
 
     @property
     def is_gpu(self) -> bool:
@@ -71,7 +75,13 @@ def engine(
                 expected="a SigLIP backbone in bf16 on a GPU of compute capability 8.9 or more",
                 todo="Leave it out.",
             )
-    return Engine(chosen.device, name, chosen.note, kernel, precision)
+    is_large = chosen.device.type == "cuda" and _memory(chosen.device) >= LARGE_GPU
+    batch_size = 128 if is_large and kernel.startswith("tower") else 64
+    return Engine(chosen.device, name, chosen.note, kernel, precision, batch_size)
+
+
+def _memory(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def answers(

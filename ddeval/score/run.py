@@ -58,15 +58,17 @@ class Settings:
     """fp8: the large products of a SigLIP backbone in float8; opt-in, since it costs accuracy."""
     fast_decode: bool = False
     """JPEGs are shrunk while they are decoded; opt-in, since pixels change a little."""
-    batch_size: int = 64
+    batch_size: int = 0
+    """Images a batch; 0 lets the engine choose, once for the run."""
     shard_size: int = SHARD_SIZE
     tta: Tta = "none"
     """hflip: the mean of the logits of an image and its mirror image."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.shard_size < 1:
+        if self.batch_size < 0 or self.shard_size < 1:
             raise ValueError(
-                f"batch_size and shard_size must be positive, got {self.batch_size} and {self.shard_size}"
+                "batch_size must be 0 or more and shard_size positive, got "
+                f"{self.batch_size} and {self.shard_size}"
             )
         if self.tta not in ("none", "hflip"):
             raise ValueError(f"tta must be none or hflip, got {self.tta!r}")
@@ -167,7 +169,7 @@ def prepare(
         "dtype": plan.inputs["dtype"],
         "kernel": on.kernel,
         "decode": plan.inputs.get("decode", "exact"),
-        "batch_size": settings.batch_size,
+        "batch_size": plan.batch_size,
         "versions": folder.versions(),
     }
     out = io.place(out or runs / folder.run_name(checkpoint.name, splits, sha256))
@@ -360,6 +362,7 @@ def _plan(
     on: Engine,
 ) -> Plan:
     versions = folder.versions()
+    batch_size = settings.batch_size or on.batch_size
     return Plan(
         tuple(rows["image_id"]),
         inputs={
@@ -369,7 +372,7 @@ def _plan(
             "preprocessing": checkpoint.preprocessing.to_dict(),
             "classes": list(checkpoint.class_names),
             "dtype": "fp8" if on.precision == "fp8" else on.dtype,
-            "batch size": settings.batch_size,
+            "batch size": batch_size,
             "tta": settings.tta,
             **({"decode": "fast"} if settings.fast_decode else {}),
         },
@@ -379,6 +382,6 @@ def _plan(
             "shard size": settings.shard_size,
             **{name: versions[name] for name in BIT_RELEVANT if name in versions},
         },
-        batch_size=settings.batch_size,
+        batch_size=batch_size,
         shard_size=settings.shard_size,
     )
