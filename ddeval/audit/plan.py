@@ -94,10 +94,11 @@ def expected_width(
     size = table["n_images"].to_numpy(dtype=np.float64) if per_image else np.ones(len(table))
     size = size / size.sum()
     drawn = frame["inclusion_probability"].to_numpy()
+    value = float(size @ right)  # a ratio: what counts is how far a case is from the whole's accuracy
     variance = 0.0
     for _, rows in frame.groupby("stratum").indices.items():
         inside = size[rows] * spread(right[rows])
-        between = np.var(size[rows] * right[rows])
+        between = np.var(size[rows] * (right[rows] - value))
         per_row = float((inside**2).mean() + between)
         n = max(drawn[rows].sum(), 1e-9)
         variance += len(rows) ** 2 * per_row / n * (1 - min(n / len(rows), 1.0))
