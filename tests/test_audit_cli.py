@@ -34,9 +34,13 @@ def rerun(planted, *, name="again", **columns):
     """The run of the same answers under a changed manifest."""
     manifest = pd.read_csv(planted.manifest, dtype=str).assign(**columns)
     io.write_csv(planted.manifest, manifest)
-    file = read_file(planted.manifest.with_name("model.csv"))
+    splits = manifest["split"].unique()
     job = prepare_file(
-        file, planted.manifest, runs=planted.manifest.parent / name, other_class="other", splits=()
+        read_file(planted.manifest.with_name("model.csv")),
+        planted.manifest,
+        runs=planted.manifest.parent / name,
+        split=splits[0] if len(splits) == 1 else "all",
+        other_class="other",
     )
     return execute_file(job)
 
