@@ -190,3 +190,34 @@ def test_stakes_follow_the_image_and_not_the_row():
     assert isinstance(found, Stakes)
     swapped, _ = stakes({"label": ["Eczema", "Melanoma"]})
     assert found.mask("malignant").tolist() == swapped.mask("malignant").tolist()[::-1]
+
+
+def test_a_share_of_none_or_all_has_its_exact_bound_in_the_harm_table():
+    """Six patients, none missed: that bounds the share by 1 - .025 ** (1 / 6), not by 0."""
+    groups = np.arange(6)
+    stakes = Stakes(
+        np.array(["malignant"] * 6, dtype=object),
+        np.ones(6),
+        np.zeros(6, dtype=np.int64),
+        ("malignant", "routine"),
+        None,
+        {"malignant": 0.1},
+    )
+    rows = [("right", 1.0), ("deferred", 0.0), ("missed", 0.0)]
+    values = pd.DataFrame(
+        [
+            {
+                "run": "a",
+                "metric": f"malignant_{outcome}",
+                "value": share,
+                "ci_low": np.nan,
+                "ci_high": np.nan,
+            }
+            for outcome, share in rows
+        ]
+    )
+    found = harm_rows(values, stakes, groups).set_index("outcome")
+    bound = 0.025 ** (1 / 6)
+    assert found.loc["right", ["ci_low", "ci_high"]].tolist() == pytest.approx([bound, 1])
+    assert found.loc["missed", ["ci_low", "ci_high"]].tolist() == pytest.approx([0, 1 - bound])
+    assert found.loc["missed", "per_1000_high"] == pytest.approx(100 * (1 - bound))

@@ -17,7 +17,7 @@ from scipy import stats
 
 from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, check_labels_and_probs
 from ddeval.metrics.discrimination import label_ranks
-from ddeval.metrics.measures import measure_of
+from ddeval.metrics.measures import TOP_K, measure_of
 from ddeval.metrics.readings import Reading, case_codes, case_rows, checked_names, joined_groups, readings_of
 from ddeval.metrics.resampling import (
     CONFIDENCE_LEVEL,
@@ -25,6 +25,7 @@ from ddeval.metrics.resampling import (
     group_codes,
     group_weights,
     percentile_interval,
+    stated_ends,
     weighed,
 )
 
@@ -136,8 +137,13 @@ def compare(
         else [(later, earlier) for earlier, later in combinations(runs, 2)]
     )
     keys = list(values[runs[0]])
+    shares = {
+        (reading.subset, reading.prefix + f"top_{k}_accuracy"): len(np.unique(group_of[reading.image_of]))
+        for reading in readings[runs[0]]
+        for k in TOP_K
+    }
     return Comparison(
-        values=_value_rows(values, replicates, keys, confidence_level),
+        values=_value_rows(values, replicates, keys, shares, confidence_level),
         differences=_difference_rows(values, replicates, keys, pairs, confidence_level),
         mcnemar=pd.DataFrame([_mcnemar(labels, checked, names, other_class, pair) for pair in pairs]),
         best=_best_rows(values, replicates, keys, runs, confidence_level),
@@ -226,15 +232,22 @@ def _value_rows(
     values: Mapping[str, Mapping[Key, float]],
     replicates: Replicates,
     keys: Sequence[Key],
+    shares: Mapping[Key, int],
     confidence_level: float,
 ) -> pd.DataFrame:
+    """`shares`: groups that each share is over."""
     rows = []
     for run, of_run in replicates.items():
         for subset, metric in keys:
             low, high, n_undefined = percentile_interval(
                 of_run[subset, metric][:, None], confidence_level=confidence_level
             )
-            row = {"run": run, "metric": metric, "subset": subset, "value": values[run][subset, metric]}
+            value = values[run][subset, metric]
+            n = [shares[subset, metric]] if (subset, metric) in shares else None
+            low, high = stated_ends(
+                np.array([value]), low, high, share_of=n, confidence_level=confidence_level
+            )
+            row = {"run": run, "metric": metric, "subset": subset, "value": value}
             rows.append(row | {"ci_low": low[0], "ci_high": high[0], "n_undefined": int(n_undefined[0])})
     return pd.DataFrame(rows)
 

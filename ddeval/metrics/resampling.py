@@ -212,6 +212,25 @@ def exact_ends(
     return low, high
 
 
+def stated_ends(
+    value: Floats,
+    low: Floats,
+    high: Floats,
+    *,
+    share_of: npt.ArrayLike | None = None,
+    confidence_level: float = CONFIDENCE_LEVEL,
+) -> tuple[Floats, Floats]:
+    """The ends of bootstrap intervals as they are stated beside their values, each (M,).
+
+    Exact where the value is a share (`share_of` groups) of 0 or 1; NaN where the value is undefined on the
+    data themselves, and where every resample repeats it: one value bounds nothing.
+    """
+    if share_of is not None:
+        low, high = exact_ends(value, low, high, share_of, confidence_level=confidence_level)
+    nothing = (low == high) | np.isnan(value)
+    return np.where(nothing, np.nan, low), np.where(nothing, np.nan, high)
+
+
 def quantile_interval(
     values: Floats, quantile: float, *, confidence_level: float = CONFIDENCE_LEVEL
 ) -> tuple[float, float, float]:

@@ -23,7 +23,7 @@ from ddeval.metrics.decisions import (
     net_benefit_curve_draws,
     sensitivity_at_specificity_draws,
 )
-from ddeval.metrics.resampling import group_weights, percentile_interval, weighed
+from ddeval.metrics.resampling import exact_ends, group_weights, percentile_interval, weighed
 
 Mask = npt.NDArray[np.bool_]
 
@@ -156,14 +156,18 @@ def harm_rows(values: pd.DataFrame, stakes: Stakes, groups: npt.NDArray[Any]) ->
         for run in dict.fromkeys(values["run"]):
             for outcome in ("right", "deferred", "missed"):
                 of = held.loc[(run, f"{group}_{outcome}")]
-                share, low, high = (float(of[c]) for c in ("value", "ci_low", "ci_high"))
-                per = [1000 * prevalence * x for x in (share, low, high)]
+                n_groups = len(np.unique(groups[truth]))
+                value, *ends = (np.array([of[c]], float) for c in ("value", "ci_low", "ci_high"))
+                low, high = (np.where(np.isnan(end), value, end) for end in ends)
+                low, high = exact_ends(value, low, high, [n_groups])
+                share, ci_low, ci_high = value.item(), low.item(), high.item()
+                per = [1000 * prevalence * x for x in (share, ci_low, ci_high)]
                 rows.append(
                     {
                         "group": group, "run": run, "outcome": outcome,
-                        "n_images": round(share * n), "share": share, "ci_low": low, "ci_high": high,
+                        "n_images": round(share * n), "share": share, "ci_low": ci_low, "ci_high": ci_high,
                         "per_1000": per[0], "per_1000_low": per[1], "per_1000_high": per[2],
-                        "prevalence": prevalence, "n_in_group": n, "n_groups": len(np.unique(groups[truth])),
+                        "prevalence": prevalence, "n_in_group": n, "n_groups": n_groups,
                     }
                 )  # fmt: skip
     columns = [

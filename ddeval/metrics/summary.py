@@ -45,10 +45,10 @@ from ddeval.metrics.readings import (
 from ddeval.metrics.resampling import (
     N_RESAMPLES,
     N_THREADS,
-    exact_ends,
     group_codes,
     group_weights,
     percentile_interval,
+    stated_ends,
     weighed,
 )
 
@@ -257,9 +257,8 @@ def _rows(
         if value.ndim == 1:
             k = reading.other or 0
             class_names, n_images, n_groups = (None,), n_images[k : k + 1], n_groups[k : k + 1]
-        if name.removeprefix(reading.prefix) in SHARES:
-            low, high = exact_ends(np.ravel(value), low, high, n_groups)
-        low, high = np.where(low == high, np.nan, [low, high])  # one value in every resample bounds nothing
+        is_share = name.removeprefix(reading.prefix) in SHARES
+        low, high = stated_ends(np.ravel(value), low, high, share_of=n_groups if is_share else None)
         columns = (np.ravel(value), low, high, n_images, n_groups, n_undefined)
         for class_name, *numbers in zip(class_names, *(c.tolist() for c in columns), strict=True):
             yield _row(reading, name, class_name, *numbers)

@@ -18,7 +18,7 @@ from ddeval.metrics.binning import confidence_and_correct
 from ddeval.metrics.discrimination import label_ranks
 from ddeval.metrics.floors import calibration_floor
 from ddeval.metrics.readings import closed_set
-from ddeval.metrics.resampling import group_codes, group_weights, percentile_interval, weighed
+from ddeval.metrics.resampling import group_codes, group_weights, percentile_interval, stated_ends, weighed
 from ddeval.metrics.stakes import (
     Stakes,
     consequences,
@@ -211,11 +211,14 @@ def _decisions(
         replicates = np.concatenate([block[metric] for block in drawn])[:, None]
         low, high, n_undefined = percentile_interval(replicates)
         at = counted(stakes, metric)
+        n_groups_at = len(np.unique(group_of[at]))
+        is_share = metric.endswith(("_right", "_deferred", "_missed"))
+        low, high = stated_ends(value, low, high, share_of=[n_groups_at] if is_share else None)
         rows.append(
             {
                 "run": run, "metric": metric, "subset": "all", "class_name": None,
                 "value": float(value[0]), "ci_low": float(low[0]), "ci_high": float(high[0]),
-                "n_images": int(at.sum()), "n_groups": len(np.unique(group_of[at])),
+                "n_images": int(at.sum()), "n_groups": n_groups_at,
                 "n_undefined": int(n_undefined[0]),
             }
         )  # fmt: skip

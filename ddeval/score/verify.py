@@ -126,7 +126,10 @@ def frame_differences(
 
 def _row_name(frame: pd.DataFrame, row: int) -> str:
     """A row by its run, metric, subset and class where it has them; else by its number."""
-    names = [c for c in ("run", "metric", "subset", "class_name", "attribute", "group") if c in frame.columns]
+    several = ["run"] if "run" in frame.columns and len(set(frame["run"])) > 1 else []
+    names = [
+        c for c in (*several, "metric", "subset", "class_name", "attribute", "group") if c in frame.columns
+    ]
     cells = [str(frame[c].iloc[row]) for c in names if not pd.isna(frame[c].iloc[row])]
     return " ".join(cells) if "metric" in names else f"row {row + 1}"
 
