@@ -85,12 +85,20 @@ class Desk:
             "batch": shown.batch,
             "nonce": shown.nonce,
             "is_practice": shown.is_practice,
-            "draft": shown.draft,
+            "draft": self._numbered(shown),
             "n_photographs": len(self.photographs.get(shown.case_id, ())),
             "told": self.told(shown.case_id),
             "n_done": done.n_done,
             "n_left": done.n_left,
         }
+
+    def _numbered(self, shown: Screen) -> dict[str, Any] | None:
+        """The draft with its marked photographs by number: an image id may say more than a reader may know."""
+        if shown.draft is None or not isinstance(shown.draft.get("poor_photographs"), list):
+            return shown.draft
+        ids = self.photographs.get(shown.case_id, [])
+        marked = [ids.index(m) if m in ids else m for m in shown.draft["poor_photographs"]]
+        return {**shown.draft, "poor_photographs": [n for n in marked if isinstance(n, int)]}
 
     def hearing(self, heard: Hearing, batch: Batch) -> dict[str, Any]:
         """One case as its adjudicator sees it: the readings under letters, nothing of data or model."""

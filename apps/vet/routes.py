@@ -29,8 +29,8 @@ from ddeval.vet.reading import Refused
 MOST_BYTES = 64 * 1024
 """An answer is small; a larger body is not read."""
 
-DETAILS = ("gradable", "note", "sure", "poor_photographs", "display")
-"""What a reader's browser may store beside the diagnoses."""
+MOST_NUMBERS = 16
+"""Display settings are a handful of numbers; more is no display."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -100,6 +100,7 @@ def routes(desk: Desk, *, prefix: str, public_url: str) -> list[Route]:
         parsed, details = _answer(body, desk)
 
         def commit() -> dict[str, Any]:
+            _name_photographs(details, desk, str(body["nonce"]), account)
             event = reading.record_reading(
                 desk.store,
                 batch,
@@ -296,7 +297,32 @@ def _answer(body: dict[str, Any], desk: Desk) -> tuple[Answer, dict[str, Any]]:
     if not all(1 <= c <= 5 for c in confidences):
         raise Refused("bad_answer", "Confidence has five bands. Nothing was saved.")
     answer = Answer(names, confidences, body.get("exit"), bool(body.get("more_than_one_disease")))
-    return answer, {name: body[name] for name in DETAILS if body.get(name) not in (None, "", [], {})}
+    return answer, _details(body)
+
+
+def _details(body: dict[str, Any]) -> dict[str, Any]:
+    """What may be stored beside the diagnoses; anything else in a request is left out or refused."""
+    gradable, sure, display = body.get("gradable"), body.get("sure"), body.get("display") or {}
+    if gradable not in (None, "", "yes", "partly", "no") or sure not in (None, 1, 2, 3, 4, 5):
+        raise Refused("bad_answer", "The request was not understood. Nothing was saved.")
+    numbers = {str(k)[:32]: round(float(v), 3) for k, v in display.items()}
+    details = {
+        "gradable": gradable,
+        "note": str(body.get("note") or ""),
+        "sure": sure,
+        "poor_photographs": [int(n) for n in body.get("poor_photographs") or ()],
+        "display": numbers if len(numbers) <= MOST_NUMBERS else {},
+    }
+    return {name: value for name, value in details.items() if value not in (None, "", [], {})}
+
+
+def _name_photographs(details: dict[str, Any], desk: Desk, nonce: str, account: Account) -> None:
+    """Marks of single photographs by image id: a browser knows them by number, a manifest by id."""
+    case_id = reading.case_on_screen(desk.store, nonce, account.code)
+    case_id = case_id or reading.case_answered(desk.store, nonce, account.code)  # sent again after its commit
+    ids = desk.photographs.get(case_id or "", [])
+    if marked := [ids[n] for n in details.pop("poor_photographs", ()) if 0 <= n < len(ids)]:
+        details["poor_photographs"] = marked
 
 
 async def _json(request: Request) -> dict[str, Any]:

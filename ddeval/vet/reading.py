@@ -99,6 +99,15 @@ def case_on_screen(store: Store, nonce: str, reader: str) -> str | None:
         return connection.execute(query).scalar()
 
 
+def case_answered(store: Store, nonce: str, reader: str) -> str | None:
+    """The case this reader answered under `nonce`, for an answer that is sent again; None when there is none."""
+    query = sa.select(schema.events.c.case_id).where(
+        schema.events.c.nonce == nonce, schema.events.c.actor == reader
+    )
+    with store.read() as connection:
+        return connection.execute(query).scalar()
+
+
 def save_draft(store: Store, nonce: str, reader: str, draft: dict[str, Any]) -> bool:
     """Keep an unfinished answer with the screen it belongs to; False when that screen is gone."""
     text = json.dumps(draft, ensure_ascii=False)
