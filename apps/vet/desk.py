@@ -4,6 +4,8 @@ It joins the store with the manifest, the conditions and the questionnaire, and 
 a reader's browser may see. It holds no HTTP and draws nothing.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -22,13 +24,16 @@ from ddeval.io import resolve, write_bytes
 from ddeval.vet.accounts import Account, accounts
 from ddeval.vet.adjudication import Hearing
 from ddeval.vet.batches import Batch, read_batches
-from ddeval.vet.reading import Screen, progress
+from ddeval.vet.reading import Screen, progress, upcoming
 from ddeval.vet.store import Store
 
 VIEW_EDGE = 2048
 """Longest edge of the picture a screen opens with; zooming in fetches the full resolution."""
 
 JPEG_QUALITY = 92
+
+CASES_AHEAD = 3
+"""Cases whose photographs are made ready while the reader looks at the one before."""
 
 
 @dataclass
@@ -45,8 +50,10 @@ class Desk:
     """Folder of re-encoded photographs: upright, without metadata."""
     is_synthetic: bool = False
     class_of: dict[str, str] = field(init=False)
+    _hands: ThreadPoolExecutor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._hands = ThreadPoolExecutor(1, thread_name_prefix="photographs")
         self.class_of = {d.name: d.class_name for d in self.conditions.diagnoses}
 
     @cached_property
@@ -165,6 +172,16 @@ class Desk:
                 todo="Reload the page.",
             )
         return self.picture(ids[number], is_full=is_full)
+
+    def prepare(self, batch: Batch, account: Account) -> None:
+        """Re-encode the photographs this reader is likely to see next, in the background."""
+        self._hands.submit(self._prepare, batch, account)
+
+    def _prepare(self, batch: Batch, account: Account) -> None:
+        for case_id in upcoming(self.store, batch, account.code, n=CASES_AHEAD):
+            for image_id in self.photographs.get(case_id, []):
+                with suppress(InputError):  # the reader who meets it is told
+                    self.picture(image_id, is_full=False)
 
     def picture(self, image_id: str, *, is_full: bool) -> bytes:
         """The same for one image by its id."""

@@ -272,6 +272,7 @@ def _reader(request: Request, desk: Desk, *, action: Action = "read") -> tuple[A
 
 def _next(desk: Desk, batch: Batch, account: Account) -> dict[str, Any] | None:
     shown = reading.next_case(desk.store, batch, account.code)
+    desk.prepare(batch, account)
     return None if shown is None else desk.screen(shown, account, batch)
 
 

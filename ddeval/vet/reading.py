@@ -90,6 +90,12 @@ def next_case(store: Store, batch: Batch, reader: str) -> Screen | None:
         return _show(connection, batch, reader, case_id, reading_no=reading_no, revision=0, draft=None)
 
 
+def upcoming(store: Store, batch: Batch, reader: str, *, n: int) -> list[str]:
+    """Cases this reader is likely to see next: for preparing photographs, never for showing anything."""
+    with store.read() as connection:
+        return _unread(store, connection, batch, reader, _trail(connection, batch.name, reader))[:n]
+
+
 def case_on_screen(store: Store, nonce: str, reader: str) -> str | None:
     """The case shown under `nonce` to this reader (to read or to adjudicate); None when it is not."""
     query = sa.select(schema.screens.c.case_id).where(
@@ -297,7 +303,7 @@ def progress(store: Store, batch: Batch, reader: str) -> Progress:
     with store.read() as connection:
         trail = _trail(connection, batch.name, reader)
         left = _unread(store, connection, batch, reader, trail)
-        repeats = _repeats_left(connection, batch, apart_from=reader)
+        repeats = _repeats_left(store, connection, batch, apart_from=reader)
     if not left:
         since = _cases_since(trail)
         repeats = [case for case in repeats if since.get(case, -1) >= REPEAT_GAP]
@@ -365,31 +371,36 @@ def _choose(store: Store, connection: sa.Connection, batch: Batch, reader: str) 
         if case_id not in practised:
             return case_id, 0
     unread = _unread(store, connection, batch, reader, trail)
-    repeat = _due_repeat(connection, batch, reader, trail, is_last_chance=not unread)
+    repeat = _due_repeat(store, connection, batch, reader, trail, is_last_chance=not unread)
     if repeat is not None:
         return repeat, 2
     if not unread:
         return None
     skipped = {row.case_id: row.seq for row in trail if row.kind == "skip"}
-    return min(unread, key=lambda case: skipped.get(case, 0)), 1  # `min` keeps the order among equals
+    fresh = next((case for case in unread if case not in skipped), None)
+    return fresh or min(unread, key=skipped.__getitem__), 1
 
 
 def _unread(
     store: Store, connection: sa.Connection, batch: Batch, reader: str, trail: Sequence[Any]
 ) -> list[str]:
     """Cases this reader may still read, in the reader's own order."""
-    own = {row.case_id for row in trail if row.kind == "reading" and row.reading_no == 1}
-    held = _reported(connection, batch.name)
+    done = {row.case_id for row in trail if row.kind == "reading" and row.reading_no == 1}
+    done |= _reported(connection, batch.name)
     taken = _taken(connection, batch.name, reader)
-    return [
-        case
-        for case in _order(store, batch.name, batch.queue_sha256, batch.seed, reader)
-        if case not in own and case not in held and taken.get(case, 0) < batch.readings_per_case
-    ]
+    done |= {case for case, n in taken.items() if n >= batch.readings_per_case}
+    order = _order(store, batch.name, batch.queue_sha256, batch.seed, reader)
+    return [case for case in order if case not in done]
 
 
 def _due_repeat(
-    connection: sa.Connection, batch: Batch, reader: str, trail: Sequence[Any], *, is_last_chance: bool
+    store: Store,
+    connection: sa.Connection,
+    batch: Batch,
+    reader: str,
+    trail: Sequence[Any],
+    *,
+    is_last_chance: bool,
 ) -> str | None:
     """A hidden repeat whose original lies at least `REPEAT_GAP` of this reader's cases back.
 
@@ -397,7 +408,7 @@ def _due_repeat(
     foreseen; when nothing else is left, the smallest gap that is allowed will do.
     """
     since = _cases_since(trail)
-    for case in _repeats_left(connection, batch):
+    for case in _repeats_left(store, connection, batch):
         gap = REPEAT_GAP
         if not is_last_chance:
             gap += int(_mix(batch.seed, reader, case)[:4], 16) % REPEAT_GAP
@@ -412,11 +423,10 @@ def _cases_since(trail: Sequence[Any]) -> dict[str, int]:
     return {case: len(read) - 1 - place for place, case in enumerate(read)}
 
 
-def _repeats_left(connection: sa.Connection, batch: Batch, *, apart_from: str = "") -> list[str]:
+def _repeats_left(
+    store: Store, connection: sa.Connection, batch: Batch, *, apart_from: str = ""
+) -> list[str]:
     """Hidden repeats nobody has read or has on screen; the one on the screen of `apart_from` still counts."""
-    repeats = sa.select(schema.items.c.case_id).where(
-        schema.items.c.batch == batch.name, schema.items.c.kind == "repeat"
-    )
     repeated = sa.select(schema.events.c.case_id).where(
         schema.events.c.batch == batch.name,
         schema.events.c.kind == "reading",
@@ -428,8 +438,17 @@ def _repeats_left(connection: sa.Connection, batch: Batch, *, apart_from: str = 
         schema.screens.c.reader != apart_from,
     )
     done = set(connection.execute(repeated.union(on_screen)).scalars())
-    in_order = connection.execute(repeats.order_by(schema.items.c.item)).scalars()
-    return [str(case) for case in in_order if case not in done]
+    return [case for case in _repeats(store, batch.name, batch.queue_sha256) if case not in done]
+
+
+@lru_cache(maxsize=256)
+def _repeats(store: Store, batch: str, queue_sha256: str) -> tuple[str, ...]:
+    """The hidden repeats of a batch in the order of its queue, which never changes."""
+    query = sa.select(schema.items.c.case_id).where(
+        schema.items.c.batch == batch, schema.items.c.kind == "repeat"
+    )
+    with store.read() as connection:
+        return tuple(connection.execute(query.order_by(schema.items.c.item)).scalars())
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,6 @@ from tests.e2e.vet_browser import (
     CHOSEN,
     DWELL,
     NONCE,
-    READY,
     STATE,
     do,
     keys,
@@ -135,13 +134,19 @@ def test_nothing_is_recorded_before_the_photograph_is_on_the_screen(app, browser
     browser.execute_cdp_cmd("Network.enable", {})
     browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*photograph*"]})
     browser.refresh()
-    wait_for(browser, "$('position').textContent.startsWith('Case')")
-    do(browser, "$('picture').onerror = null")
+    wait_for(browser, "$('refusal').textContent.startsWith('This photograph cannot be shown yet')")
     keys(browser, "acne", Keys.ENTER)
-    do(browser, TAP_ENTER)
-    browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
-    time.sleep(0.5)
+    for _ in range(4):
+        do(browser, TAP_ENTER)
+        time.sleep(0.3)
     assert app.n_events("anna") == before
+    browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+    ready(browser)
+    assert look(browser, "$('refusal').hidden")
+    nonce = look(browser, NONCE)
+    keys(browser, Keys.ENTER)
+    next_ready(browser, nonce)
+    assert app.n_events("anna") == before + 1
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ DWELL = 0.3
 """The app's 250 ms before a press counts, and a little."""
 
 
-def resize(driver: webdriver.Chrome, width: int, height: int = 900, *, scale: float = 1, scheme: str = "light"):
+def resize(
+    driver: webdriver.Chrome, width: int, height: int = 900, *, scale: float = 1, scheme: str = "light"
+):
     """A window of that size in CSS pixels; `scale` 2 with half the width is what 200 % zoom makes of it."""
     driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",

@@ -100,7 +100,15 @@ class App:
         self.url = f"http://127.0.0.1:{self.port}"
         self.prefix = "/" + public_url.split("/", 3)[3] if public_url.count("/") > 2 else ""
         self.parent = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.vet_server", str(folder), str(self.port), public_url, oidc_issuer],
+            [
+                sys.executable,
+                "-m",
+                "tests.e2e.vet_server",
+                str(folder),
+                str(self.port),
+                public_url,
+                oidc_issuer,
+            ],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

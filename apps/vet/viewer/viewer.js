@@ -27,7 +27,8 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
 
   const paths = task === "adjudicate" ? { screen: "/hearing", answer: "/adjudicate" } : { screen: "/screen", answer: "/answer" };
   let shown = null;        // the screen as the server sent it
-  let seenAt = 0;          // when its first photograph was on screen
+  let arrivedAt = 0;       // when it came
+  let seenAt = 0;          // when its first photograph was on screen; without one nothing can be saved
   let isBusy = false;      // an answer is on its way, or the next case is
   let chosen = [];         // diagnoses, surest first
   let photo = 0;
@@ -35,6 +36,7 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
   let names = [];          // every diagnosis, in one fixed order
   const exits = Object.entries(EXITS).map(([exit, name]) => ({ name, synonyms: [], definition: WHY[exit], exit }));
   let draftTimer = 0;
+  let misses = 0;          // how often the photograph on screen did not come
   let view = { scale: 1, x: 0, y: 0 };
 
   // ---- the exchange with the server
@@ -90,6 +92,8 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
   }
 
   const canSend = () => shown && !isBusy && seenAt && performance.now() - seenAt >= DWELL_MS && !openDialog();
+
+  const canLeave = () => shown && !isBusy && performance.now() - arrivedAt >= DWELL_MS && !openDialog();
 
   function save() {
     if (!canSend()) return;
@@ -148,6 +152,7 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
   function show(screen) {
     shown = screen;
     seenAt = 0;
+    arrivedAt = performance.now();
     $("case").hidden = !screen;
     $("finished").hidden = !!screen;
     if (!screen) { $("position").textContent = "Done"; $("practice").hidden = true; return; }
@@ -212,6 +217,7 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
 
   function open(number) {
     photo = number;
+    misses = 0;
     const url = at(`/photograph/${shown.nonce}/${number}`);
     const picture = $("picture");
     picture.dataset.full = "";
@@ -227,6 +233,16 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
     light();
     for (let next = 1; next < shown.n_photographs; next++) if (number === 0) new Image().src = at(`/photograph/${shown.nonce}/${next}`);
     enable();
+  }
+
+  // A photograph that did not come is asked for again: a server may be starting, a line may be bad.
+  function lookAgain() {
+    if (!shown) return;
+    refusal("This photograph cannot be shown yet. It is asked for again; or use “Report this case” or “Skip for now”.");
+    const nonce = shown.nonce, number = photo;
+    setTimeout(() => {
+      if (shown?.nonce === nonce && photo === number) $("picture").src = at(`/photograph/${nonce}/${number}?try=${misses}`);
+    }, Math.min(RETRY_MS * ++misses, 10000));
   }
 
   function place(next) {
@@ -428,7 +444,7 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
     catch (error) { if (error.refusal) refusal(error.refusal.message); }
     finally { isBusy = false; enable(); }
   });
-  on($("skip"), "click", () => { if (canSend()) send("/aside", { nonce: shown.nonce, kind: "skip" }, "skipped"); });
+  on($("skip"), "click", () => { if (canLeave()) send("/aside", { nonce: shown.nonce, kind: "skip" }, "skipped"); });
   on($("report"), "click", () => { $("reason").value = ""; $("reporting").returnValue = ""; $("reporting").showModal(); });
   on($("reporting"), "close", () => {
     const reason = $("reason").value.trim();
@@ -442,8 +458,8 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
   on($("reset"), "click", () => { place({ scale: 1, x: 0, y: 0 }); $("brightness").value = $("contrast").value = 100; light(); });
   for (const id of ["brightness", "contrast"]) on($(id), "input", light);
   on($("poor"), "change", () => { $("poor").checked ? poor.add(photo) : poor.delete(photo); keepDraft(); });
-  on($("picture"), "load", () => { if (!seenAt && shown) requestAnimationFrame(() => { seenAt = performance.now(); root.host?.setAttribute("data-seen", shown?.nonce ?? ""); enable(); }); });
-  on($("picture"), "error", () => { if (shown) refusal("This photograph cannot be shown. Use “Report this case” or “Skip for now”."); seenAt ||= performance.now(); enable(); });
+  on($("picture"), "load", () => { if (misses) refusal(""); misses = 0; if (!seenAt && shown) requestAnimationFrame(() => { seenAt = performance.now(); root.host?.setAttribute("data-seen", shown?.nonce ?? ""); enable(); }); });
+  on($("picture"), "error", lookAgain);
 
   const fingers = new Map();
   const stage = $("stage");
