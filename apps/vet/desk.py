@@ -100,7 +100,7 @@ class Desk:
         }
 
     def _numbered(self, shown: Screen) -> dict[str, Any] | None:
-        """The draft with its marked photographs by number: an image id may say more than a reader may know."""
+        """The draft with its marked photographs by number: an id may say more than it should."""
         if shown.draft is None or not isinstance(shown.draft.get("poor_photographs"), list):
             return shown.draft
         ids = self.photographs.get(shown.case_id, [])

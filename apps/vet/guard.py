@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
+from apps.vet.sign_on import CALLBACK, PATH
 from ddeval.vet.accounts import Account, account_of
 from ddeval.vet.store import Store
 
@@ -60,9 +61,7 @@ class Guard:
 
     def _is_public(self, path: str) -> bool:
         own = path.removeprefix(self.prefix)
-        return own in ("/login", "/login/oidc", "/oauth2callback", "/_stcore/health") or own.startswith(
-            "/link/"
-        )
+        return own in ("/login", PATH, CALLBACK, "/_stcore/health") or own.startswith("/link/")
 
     def _is_same_origin(self, headers: dict[str, str]) -> bool:
         """Browsers name the origin of a change; a client that is no browser has only its cookie."""

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from apps.vet.desk import Desk
 from apps.vet.guard import COOKIE, session_token
+from apps.vet.sign_on import CALLBACK, PATH, Provider, SignOn, flow_cookie
 from ddeval.errors import InputError
 from ddeval.vet import accounts, reading
 from ddeval.vet.accounts import Account, Action, LogInRefused
@@ -35,12 +36,13 @@ MOST_NUMBERS = 16
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def routes(desk: Desk, *, prefix: str, public_url: str) -> list[Route]:
-    """All routes under `prefix` ("" or "/vet")."""
+def routes(desk: Desk, *, prefix: str, public_url: str, sign_on: SignOn | None = None) -> list[Route]:
+    """All routes under `prefix` ("" or "/vet"); `sign_on` adds those of an OpenID provider."""
     is_https = urlsplit(public_url).scheme == "https"
+    has_sign_on = sign_on is not None
 
     async def log_in_page(request: Request) -> Response:
-        return _page(prefix, "Log in", _log_in_form(prefix))
+        return _page(prefix, "Log in", _log_in_form(prefix, has_sign_on=has_sign_on))
 
     async def log_in(request: Request) -> Response:
         form = await _form(request)
@@ -53,7 +55,9 @@ def routes(desk: Desk, *, prefix: str, public_url: str) -> list[Route]:
                 address=request.state.address,
             )
         except LogInRefused as refusal:
-            body = _log_in_form(prefix, message=str(refusal), name=form.get("name", ""))
+            body = _log_in_form(
+                prefix, message=str(refusal), name=form.get("name", ""), has_sign_on=has_sign_on
+            )
             return _page(prefix, "Log in", body, status=429 if refusal.is_limited else 401)
         response = RedirectResponse(f"{prefix}/", status_code=303)
         set_session(response, token, prefix=prefix, is_https=is_https)
@@ -214,7 +218,38 @@ def routes(desk: Desk, *, prefix: str, public_url: str) -> list[Route]:
         ("/api/photograph/{nonce}/{number:int}", "GET", photograph),
         ("/api/pair/{pair:int}/{side}", "GET", paired),
     ]
-    return [Route(prefix + path, _told(handler), methods=[method]) for path, method, handler in table]
+    made = [Route(prefix + path, _told(handler), methods=[method]) for path, method, handler in table]
+    return made + (_sign_on_routes(desk, sign_on, prefix=prefix, public_url=public_url) if sign_on else [])
+
+
+def _sign_on_routes(desk: Desk, sign_on: SignOn, *, prefix: str, public_url: str) -> list[Route]:
+    """To the provider and back; whoever comes back with a known, active account has a session of ours."""
+    provider = Provider(sign_on)
+    is_https = urlsplit(public_url).scheme == "https"
+
+    async def begin(request: Request) -> Response:
+        own = public_url.rstrip("/") or f"{request.url.scheme}://{request.url.netloc}"
+        try:
+            return await provider.begin(request, callback=own + CALLBACK)  # type: ignore[no-any-return]
+        except Exception:  # the provider is away
+            text = "<p>The sign-on service does not answer. Log in with your password, or try again.</p>"
+            return _page(prefix, "Not now", f"{text}{_back_to_log_in(prefix)}", status=502)
+
+    async def callback(request: Request) -> Response:
+        account = await provider.account(request, desk.store)
+        if account is None:
+            text = "<p>The sign-on service did not name an account of this server. Ask your admin.</p>"
+            return _page(prefix, "Not logged in", f"{text}{_back_to_log_in(prefix)}", status=403)
+        token = await run_in_threadpool(accounts.open_session, desk.store, account.code)
+        response = RedirectResponse(f"{prefix}/", status_code=303)
+        set_session(response, token, prefix=prefix, is_https=is_https)
+        return response
+
+    flow = [flow_cookie(prefix=prefix, is_https=is_https)]
+    return [
+        Route(prefix + PATH, begin, methods=["GET"], middleware=flow),
+        Route(prefix + CALLBACK, callback, methods=["GET"], middleware=flow),
+    ]
 
 
 def set_session(response: Response, token: str, *, prefix: str, is_https: bool) -> None:
@@ -347,7 +382,8 @@ async def _form(request: Request) -> dict[str, str]:
     return dict(parse_qsl((await _body(request)).decode("utf-8", "replace"), keep_blank_values=True))
 
 
-def _log_in_form(prefix: str, *, message: str = "", name: str = "") -> str:
+def _log_in_form(prefix: str, *, message: str = "", name: str = "", has_sign_on: bool = False) -> str:
+    link = f'<p><a href="{prefix}{PATH}">Log in with your organisation</a></p>' if has_sign_on else ""
     return f"""<form method="post" action="{prefix}/login">
 {_alert(message)}
 <label for="name">Reader code or e-mail</label>
@@ -355,7 +391,11 @@ def _log_in_form(prefix: str, *, message: str = "", name: str = "") -> str:
 <label for="password">Password</label>
 <input id="password" name="password" type="password" autocomplete="current-password" required>
 <button>Log in</button>
-</form>"""
+{link}</form>"""
+
+
+def _back_to_log_in(prefix: str) -> str:
+    return f'<p><a href="{prefix}/login">Back to log-in</a></p>'
 
 
 def _password_form(action: str, message: str = "") -> str:
@@ -390,6 +430,7 @@ input { width: 100%; min-height: 44px; padding: .5rem .75rem; font: inherit; col
 button { width: 100%; min-height: 44px; margin-top: 1.5rem; border: 0; border-radius: .4rem; font: inherit;
   font-weight: 600; color: var(--card); background: var(--accent); cursor: pointer }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px }
+a { color: var(--accent) }
 [role=alert] { color: var(--bad); font-weight: 600 }
 """
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from apps.vet.desk import Desk
 from apps.vet.guard import Guard
 from apps.vet.routes import routes
+from apps.vet.sign_on import SignOn
 from ddeval.errors import InputError
 from ddeval.vet.accounts import accounts
 from ddeval.vet.store import is_private
@@ -46,6 +47,8 @@ class Address:
     trusted_proxies: tuple[str, ...] = ()
     """Networks whose X-Forwarded-For is believed."""
     is_exposed_on_purpose: bool = False
+    sign_on: SignOn | None = None
+    """An OpenID provider whose users may log in too."""
 
     @property
     def prefix(self) -> str:
@@ -93,7 +96,7 @@ def build(desk: Desk, address: Address) -> Any:
         config.set_option("server.baseUrlPath", address.prefix.strip("/"))
     app = st.App(
         HERE / "page.py",
-        routes=routes(desk, prefix=address.prefix, public_url=address.public_url),
+        routes=routes(desk, prefix=address.prefix, public_url=address.public_url, sign_on=address.sign_on),
         on_script_error=_hide_error,
     )
     return Guard(

@@ -50,6 +50,11 @@ def run(desk: Any, *, say: Callable[[str], None], **address: Any) -> None:
     server.serve(desk, where)
 
 
+def sign_on(issuer: str, client_id: str) -> Any:
+    """The OpenID provider readers may log in with, or None."""
+    return _app("sign_on").read_sign_on(issuer, client_id)
+
+
 def project_desk(
     store: "Store",
     manifest: "pd.DataFrame",

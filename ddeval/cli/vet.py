@@ -154,13 +154,17 @@ def serve(
     expose: Annotated[
         bool, typer.Option("--expose", help="Allow another address than this machine's.")
     ] = False,
+    oidc_issuer: Annotated[
+        str, typer.Option(help="OpenID provider; its client secret is $DDEVAL_OIDC_SECRET.")
+    ] = "",
+    oidc_client: Annotated[str, typer.Option(help="Client id of this server at the provider.")] = "",
     store: StoreOption = None,
 ) -> None:
     """Serve the vetting app until Ctrl-C.
 
     Example: ddeval vet serve --demo
     """
-    from ddeval.cli.serving import demo_desk, project_desk, run
+    from ddeval.cli.serving import demo_desk, project_desk, run, sign_on
 
     desk = (
         demo_desk(console.say)
@@ -174,6 +178,7 @@ def serve(
         public_url=public_url,
         trusted_proxies=tuple(proxy or ()),
         is_exposed_on_purpose=expose,
+        sign_on=sign_on(oidc_issuer, oidc_client),
         say=console.say,
     )
 

@@ -106,7 +106,7 @@ def case_on_screen(store: Store, nonce: str, reader: str) -> str | None:
 
 
 def case_answered(store: Store, nonce: str, reader: str) -> str | None:
-    """The case this reader answered under `nonce`, for an answer that is sent again; None when there is none."""
+    """The case this reader answered under `nonce`, for one that is sent again; None without one."""
     query = sa.select(schema.events.c.case_id).where(
         schema.events.c.nonce == nonce, schema.events.c.actor == reader
     )

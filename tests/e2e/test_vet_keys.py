@@ -234,8 +234,10 @@ def test_cases_are_read_by_touch_alone(app, browser, n):
             tap(browser, "$('save')")
             next_ready(browser, nonce)
         assert len(app.answers("ben")) == before + n
-        small = "[...root.querySelectorAll('main button, #form label span, #search, .tick')].filter(e => e.offsetParent)"
-        heights = look(browser, f"{small}.map(e => e.getBoundingClientRect().height)")
+        targets = "[...root.querySelectorAll('main button, #form label span, #search, .tick')]"
+        heights = look(
+            browser, f"{targets}.filter(e => e.offsetParent).map(e => e.getBoundingClientRect().height)"
+        )
         assert min(heights) >= 44
     finally:
         browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
@@ -245,7 +247,7 @@ def test_cases_are_read_by_touch_alone(app, browser, n):
 @pytest.mark.parametrize("seconds", [4, pytest.param(600, marks=pytest.mark.slow)])
 @pytest.mark.timeout(900)
 def test_after_a_sleep_the_same_case_is_there_with_its_draft(mortal, browser, seconds):
-    """The browser stopped, its websocket gone and the server's memory of it too: a laptop closed and opened."""
+    """Browser stopped, websocket gone and the server's memory of it too: a laptop closed and opened."""
     log_in(browser, mortal.url, "anna")
     ready(browser)
     nonce = look(browser, NONCE)

@@ -1,4 +1,4 @@
-"""Hands and eyes for the vetting app in a browser: log in, look into the viewer, press keys, read all traffic."""
+"""Hands and eyes for the vetting app in a browser: log in, look, press keys, read all traffic."""
 
 import base64
 import json
@@ -95,7 +95,7 @@ def read_one(driver: webdriver.Chrome, diagnosis: str = "psoriasis") -> None:
 
 
 def traffic(driver: webdriver.Chrome) -> Iterator[tuple[str, bytes]]:
-    """(address, body) of every answer and websocket frame since the last call, decoded; our own files left out."""
+    """(address, body) of every answer and websocket frame since the last call, decoded."""
     urls: dict[str, str] = {}
     for entry in driver.get_log("performance"):
         message = json.loads(entry["message"])["message"]

@@ -170,6 +170,7 @@ def serve(folder: Path, port: int, public_url: str = "", oidc_issuer: str = "") 
     from apps.vet.desk import Desk
     from apps.vet.server import Address
     from apps.vet.server import serve as run
+    from apps.vet.sign_on import SignOn
     from ddeval.data.manifest import read_manifest
 
     desk = Desk(
@@ -181,10 +182,9 @@ def serve(folder: Path, port: int, public_url: str = "", oidc_issuer: str = "") 
         cache=folder / "cache",
         is_synthetic=True,
     )
-    run(
-        desk,
-        Address(port=port, public_url=public_url, trusted_proxies=("127.0.0.1/32",) if public_url else ()),
-    )
+    sign_on = SignOn(oidc_issuer, "vet", "a secret of the tests") if oidc_issuer else None
+    proxies = ("127.0.0.1/32",) if public_url else ()
+    run(desk, Address(port=port, public_url=public_url, trusted_proxies=proxies, sign_on=sign_on))
 
 
 def fork_servers(*arguments: str) -> None:
