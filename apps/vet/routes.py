@@ -283,7 +283,7 @@ def _told(handler: Handler) -> Handler:
             return JSONResponse(
                 {"code": "bad_answer", "message": f"{error.found}. {error.todo}"}, status_code=400
             )
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             return JSONResponse(
                 {"code": "bad_answer", "message": "The request was not understood. Nothing was saved."},
                 status_code=400,

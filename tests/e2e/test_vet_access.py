@@ -5,6 +5,7 @@ import json
 import re
 import sqlite3
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -45,10 +46,11 @@ PLATFORM_ROUTES = [
 ]
 
 
+@contextmanager
 def logged_in(app, who):
-    client = httpx.Client(base_url=app.url)
-    assert client.post("/login", data={"name": who, "password": PASSWORD}).status_code == 303
-    return client
+    with httpx.Client(base_url=app.url) as client:
+        assert client.post("/login", data={"name": who, "password": PASSWORD}).status_code == 303
+        yield client
 
 
 def test_the_table_of_routes_was_found():
@@ -187,12 +189,14 @@ POSTED = ("answer", "draft", "aside", "undo", "adjudicate")
 
 
 @pytest.mark.parametrize("who", ROLES)
-@pytest.mark.parametrize("path", MAY)
-def test_a_role_reaches_its_own_routes_only(app, who, path):
+def test_a_role_reaches_its_own_routes_only(app, who):
+    reached = set()
     with logged_in(app, who) as client:
-        method = "POST" if path.rsplit("/", 1)[1] in POSTED else "GET"
-        answer = client.request(method, path, **({"json": {}} if method == "POST" else {}))
-    assert (answer.status_code != 403) == (who in MAY[path])
+        for path in MAY:
+            method = "POST" if path.rsplit("/", 1)[1] in POSTED else "GET"
+            answer = client.request(method, path, **({"json": {}} if method == "POST" else {}))
+            reached |= {path} if answer.status_code != 403 else set()
+    assert reached == {path for path, allowed in MAY.items() if who in allowed}
 
 
 PAGES = {"anna": {"Vet", "My work", "Plain form"},
@@ -202,7 +206,9 @@ ADDRESSES = {"Vet": "read", "My work": "my_work", "Plain form": "plain", "Adjudi
              "Duplicates": "duplicates", "Dashboard": "dashboard", "Users": "users"}  # fmt: skip
 
 
-@pytest.mark.parametrize("who", ROLES)
+@pytest.mark.parametrize(
+    "who", ["anna", *(pytest.param(w, marks=pytest.mark.slow) for w in ("cleo", "root"))]
+)
 def test_a_role_sees_its_own_pages_and_cannot_open_another_by_its_address(app, browser, who):
     log_in(browser, app.url, who)
     text = settle(browser)
@@ -221,7 +227,7 @@ def settle(browser):
     """Text of the page once it has stopped changing."""
     text, end = "", time.monotonic() + 10
     while time.monotonic() < end:
-        time.sleep(0.4)
+        time.sleep(0.25)
         now = browser.execute_script("return document.body.innerText")
         if now == text and "Log out" in now:
             break
@@ -244,9 +250,11 @@ def test_a_huge_or_broken_request_is_refused_and_the_server_goes_on(app):
         nonce = client.get("/api/screen").json()["nonce"]
         good = {"nonce": nonce, "diagnoses": ["Acne"], "gradable": "yes"}
         broken = [
-            b"", b"[]", b"{", b'{"nonce": 1}', b"\xff\xfe", b'{"diagnoses": ["no such disease"], "nonce": "x"}',
+            b"", b"[]", b"{", b'{"nonce": 1}', b"\xff\xfe",
+            b'{"diagnoses": ["no such disease"], "nonce": "x"}',
             *(json.dumps({**good, **bad}).encode() for bad in (
-                {"gradable": "<b>"}, {"sure": 9}, {"sure": "5"}, {"poor_photographs": ["x"]}, {"display": [1]},
+                {"gradable": "<b>"}, {"sure": 9}, {"sure": "5"}, {"poor_photographs": ["x"]},
+                {"display": [1]},
                 {"display": {"a": "x"}}, {"exit": "sleepy", "diagnoses": []}, {"diagnoses": "Acne"},
                 {"diagnoses": ["Acne"] * 4}, {"confidences": [7]}, {"note": "x" * 4001}, {"nonce": None},
             )),
@@ -272,9 +280,11 @@ PAYLOADS = [
     f"<meta http-equiv=refresh content='0;url={TRACK}'>", f"<form action={TRACK}><button>x</button></form>",
     f'" onmouseover="{HIT}" x="', f"' autofocus onfocus='{HIT}", f"</textarea><script>{HIT}</script>",
     f"</strong><script>{HIT}</script>", f"{{{{constructor.constructor('{HIT}')()}}}}", f"${{{HIT}}}",
-    f"`{HIT}`", f"$$\\href{{javascript:{HIT}}}{{x}}$$", f"<http://127.0.0.1:9/track.png>", f"[![x]({TRACK})]({TRACK})",
+    f"`{HIT}`", f"$$\\href{{javascript:{HIT}}}{{x}}$$", f"<{TRACK}>",
+    f"[![x]({TRACK})]({TRACK})",
     f"![x][1]\n\n[1]: {TRACK}", f":material/x: ![x]({TRACK})", f":red[<img src=x onerror={HIT}>]",
-    f"&lt;script&gt;{HIT}&lt;/script&gt;", f"<scr<script>ipt>{HIT}</scr</script>ipt>", f"<math><mi xlink:href='data:x,<script>{HIT}</script>'>",
+    f"&lt;script&gt;{HIT}&lt;/script&gt;", f"<scr<script>ipt>{HIT}</scr</script>ipt>",
+    f"<math><mi xlink:href='data:x,<script>{HIT}</script>'>",
     f"javascript:{HIT}", f"data:text/html,<script>{HIT}</script>", f"\u202e<script>{HIT}</script>\x07",
     f"=HYPERLINK(\"{TRACK}\")", "'; DROP TABLE events; --", f"<base href={TRACK}>",
 ]  # fmt: skip
@@ -282,7 +292,7 @@ PAYLOADS = [
 
 @pytest.fixture
 def poisoned(tmp_path, n):
-    """A server whose store holds payloads in each text a person may write: notes, a report, names, a draft."""
+    """A server whose store holds payloads in each text a person may write."""
     make_project(tmp_path, n_cases=n + 2, n_files=5)
     running = App(tmp_path)
     write_payloads(running, PAYLOADS[:n])
@@ -291,7 +301,7 @@ def poisoned(tmp_path, n):
 
 
 def write_payloads(app, payloads):
-    """Every case but one is read by two who differ, a payload in each note; one is reported, one half done."""
+    """Two readers differ on every case, a payload in each note; one case is reported, one half done."""
     with logged_in(app, "anna") as anna, logged_in(app, "ben") as ben:
         report = {"nonce": ben.get("/api/screen").json()["nonce"], "kind": "report"}
         assert ben.post("/api/aside", json={**report, "reason": "\n".join(payloads)}).status_code == 200
