@@ -52,7 +52,7 @@ def run(desk: Any, *, say: Callable[[str], None], **address: Any) -> None:
 
 def sign_on(issuer: str, client_id: str) -> Any:
     """The OpenID provider readers may log in with, or None."""
-    return _app("sign_on").read_sign_on(issuer, client_id)
+    return vet_app("sign_on").read_sign_on(issuer, client_id)
 
 
 def project_desk(
