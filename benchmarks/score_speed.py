@@ -132,7 +132,12 @@ def agreement(checkpoint: Checkpoint, manifest: Path, device: str, n: int) -> li
         engines["ours fp8"] = engine(checkpoint, device, "bf16", "fp8")
     except InputError as error:
         print(error)
-    logits = {name: logits_of(checkpoint, manifest, on, n) for name, on in engines.items()}
+    logits = {}
+    for name, on in engines.items():
+        try:
+            logits[name] = logits_of(checkpoint, manifest, on, n)
+        except Exception as error:
+            print(name, repr(error)[:300])
     exact, eager = logits["eager fp32"], logits["eager bf16"]
     frame = read_manifest(manifest).iloc[:n]
     labels = frame["label"].map({name: k for k, name in enumerate(checkpoint.class_names)}).to_numpy()
