@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ddeval import io
@@ -42,6 +43,32 @@ def test_what_nobody_changed_is_equal(home, name):
     found = verified(home / name)
     assert (found["differences"], found["texts"]) == ([], [])
     assert found["n_cells"] > 1_000
+
+
+def test_an_ensemble_has_numbers_but_no_folder_and_verifies(copied):
+    run("compare", copied / "poor", copied / "good", "--ensemble", "poor+good", "--n-resamples", 20,
+        "--out", copied / "mixed.html")  # fmt: skip
+    found = verified(copied / "mixed.html")
+    assert (found["differences"], found["texts"]) == ([], [])
+
+
+def test_a_table_added_by_the_demo_is_held_against_its_twin(copied):
+    """Nothing stored gives the planted truth again, so the two copies of it are compared."""
+    twin = io.read_json(copied / "page" / "comparison.json")
+    frame = pd.DataFrame({"run": ["good"], "planted_value": [0.75]})
+    io.write_parquet(copied / "page" / "loop.parquet", frame)
+    io.write_json(copied / "page" / "comparison.json", twin | {"loop": frame.to_dict("records")})
+    assert verified(copied / "page")["differences"] == []
+    io.write_parquet(copied / "page" / "loop.parquet", frame.assign(planted_value=0.76))
+    (difference,) = verified(copied / "page", code=1)["differences"]
+    assert (difference["file"], difference["cell"]) == ("page/loop.parquet", "planted_value of row 1")
+    io.write_parquet(copied / "page" / "stray.parquet", frame)
+    assert "stray" in [d["cell"] for d in verified(copied / "page", code=1)["differences"]]
+
+
+def test_a_run_scored_again_under_other_conditions_leaves_the_comparison_equal(copied):
+    run("score", copied / "good", "--n-resamples", 20, "--calibrators", "none", "--seed", 1)
+    assert verified(copied / "page.html")["differences"] == []
 
 
 def stored_numbers(folder: Path) -> list[tuple[Path, str, int]]:

@@ -216,8 +216,12 @@ def write_run_numbers(out: Path, joined: Joined, name: str, made_from: Mapping[s
 
 
 def own_facts(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A run's `run.json` under the name it has in the comparison."""
-    return {**facts, "checkpoint": facts["checkpoint"] | {"name": name}}
+    """A run's `run.json` under the name it has in the comparison.
+
+    Without where its own labels and conditions lie, which change when it is scored again.
+    """
+    kept = {key: value for key, value in facts.items() if key not in ("overlays", "conditions")}
+    return kept | {"checkpoint": facts["checkpoint"] | {"name": name}}
 
 
 def run_numbers(joined: Joined, name: str, made_from: Mapping[str, Any]) -> Numbers:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ddeval import io
 from ddeval.errors import InputError
 from ddeval.score import comparison_folder
@@ -20,6 +22,8 @@ from ddeval.score.verify import (
 
 NO_NUMBERS = ("looks", "first_look", "notes")
 """What the ledger says, which grows, and sentences on what was chosen when nothing was asked for."""
+ADDED = ("loop", "loop_queues")
+"""Tables that `ddeval demo` adds, from a planted truth no run holds: both copies must agree on them."""
 SETTINGS = ("seed", "n_resamples", "prevalence", "calibrators")
 """Of a run's own numbers, which may be others than those of the comparison."""
 
@@ -39,16 +43,19 @@ def verify_comparison(folder: Path) -> Verification:
         )  # fmt: skip
     stored = io.read_json(folder / COMPARISON_FILE)
     made = comparison_folder.compared(Asked.of(stored["made_from"]))
-    found: list[Difference] = []
+    there = {name: pd.DataFrame(stored[name]) for name in ADDED if name in stored}
+    tables = made.tables | there
+    stale = sorted({path.stem for path in folder.glob("*.parquet")} - set(tables))
+    found = [Difference(folder.name, name, "there", "no such table") for name in stale]
     n_cells = 0
-    for name, table in made.tables.items():
+    for name, table in tables.items():
         n_cells += table.size
         found += frame_differences(folder, f"{name}.parquet", table, ignored=("thumbnail",))
-    twin = made.facts | {name: t.to_dict("records") for name, t in made.tables.items() if name != "flips"}
+    twin = made.facts | {name: t.to_dict("records") for name, t in tables.items() if name != "flips"}
     computed = json.loads(io.to_json(twin))
     n_cells += sum(1 for _ in leaves(computed))
     found += value_differences(f"{folder.name}/{COMPARISON_FILE}", _settled(stored), _settled(computed))
-    for i, (name, facts) in enumerate(made.joined.facts.items(), start=1):
+    for i, name in enumerate(made.joined.runs, start=1):
         copy, version = folder / f"run-{i}", made.joined.version
         target = copy / f"labels-{version}"
         told = io.read_json(target / "metrics.json")["made_from"]
@@ -58,7 +65,7 @@ def verify_comparison(folder: Path) -> Verification:
         n_cells += n
         found += [d._replace(file=f"run-{i}/{d.file}") for d in differences]
         found += value_differences(
-            f"run-{i}/{RUN_FILE}", io.read_json(copy / RUN_FILE), own_facts(facts, name)
+            f"run-{i}/{RUN_FILE}", io.read_json(copy / RUN_FILE), own_facts(made.joined.facts[name], name)
         )
         if (copy / QUARANTINE_FILE).is_file():
             original = io.read_parquet(made.joined.runs[name] / QUARANTINE_FILE)[0]
