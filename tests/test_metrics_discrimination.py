@@ -238,7 +238,8 @@ def test_agreement_with_a_constant_is_undefined():
     labels, probs = np.array([0, 1, 1]), np.array([[0.9, 0.1]] * 3)
     assert np.isnan(mcc(labels, probs))
     assert cohen_kappa(labels, probs) == pytest.approx(0.0)
-    assert np.isnan(cohen_kappa(np.zeros(3, dtype=int), probs))
+    for answers in (probs, np.array([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1]])):
+        assert np.isnan(cohen_kappa(np.zeros(3, dtype=int), answers))
 
 
 def test_one_class_has_no_auroc():

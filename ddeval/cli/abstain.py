@@ -1,5 +1,6 @@
 """`ddeval abstain`: the deferral rule of a run, as a file for the serving code."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,21 +52,24 @@ def abstain(
         rows = [
             [
                 str(row["score"]),
-                f"{row['augrc']:.4f}",
-                "" if row["difference"] != row["difference"] else f"{row['difference']:+.4f}",
-                "" if row["ci_low"] != row["ci_low"] else f"{row['ci_low']:+.4f} – {row['ci_high']:+.4f}",
+                _shown(row["augrc"], ".4f") or "n/a",
+                _shown(row["difference"], "+.4f"),
+                " – ".join(_shown(row[end], "+.4f") for end in ("ci_low", "ci_high")).strip(" –"),
             ]
             for row in found.rules.to_dict("records")
         ]
         console.say(console.table(rows, header=["score rule", "AUGRC", "Δ to max", "95 % interval"]))
         judged = found.judged
+        coverage, risk_here, at_most = (
+            _shown(x, ".1%") or "n/a" for x in (judged.coverage, judged.risk, judged.risk_upper)
+        )
         console.say(f"\nrule     {out}\nvectors  {vectors}")
         if not facts["answers_nothing"]:
             console.say(
                 f"\ncalibration  answers {facts['coverage']:.1%} of {facts['n_rows']:,} {unit}s, "
                 f"{facts['n_wrong']:,} wrong; risk at most {facts['risk_upper']:.1%} (asked {risk:.1%})"
-                f"\njudged       answers {judged.coverage:.1%} of {judged.n_images:,}, risk "
-                f"{judged.risk:.1%}, at most {judged.risk_upper:.1%}"
+                f"\njudged       answers {coverage} of {judged.n_images:,}, "
+                f"risk {risk_here}, at most {at_most}"
             )
     if facts["answers_nothing"]:
         console.note(
@@ -73,3 +77,8 @@ def abstain(
             "the rule defers everything"
         )
         raise typer.Exit(FINDINGS)
+
+
+def _shown(number: float, form: str) -> str:
+    """A number in this form; nothing where it is undefined."""
+    return format(number, form) if math.isfinite(number) else ""

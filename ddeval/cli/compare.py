@@ -79,9 +79,9 @@ def _say(result: dict[str, object], page: Path) -> None:
             "top_3_accuracy",
             "balanced_accuracy",
         ):
-            points = [f"{100 * row[key]:+.1f}" for key in ("difference", "ci_low", "ci_high")]
             name = row["metric"].replace("_accuracy", "").replace("_", "-")
-            rows.append([row["run"], name, points[0], f"{points[1]} – {points[2]}", f"{row['p_holm']:.3f}"])
+            p_value = console.value(row["p_holm"], "probability")
+            rows.append([row["run"], name, *console.difference(row), p_value])
     console.say(f"{result['n_images']:,} images  ·  labels {result['labels']}  ·  against {base}")
     console.say(console.table(rows, header=["", "", "points", "95 % interval", "p, Holm"]))
     for row in result["parity"] if len(result["parity"]) == 1 else []:  # type: ignore[attr-defined, arg-type]
@@ -93,10 +93,10 @@ def _say(result: dict[str, object], page: Path) -> None:
         )
     for row in result.get("ensembles", []):  # type: ignore[attr-defined]
         if row["metric"] == "top_1_accuracy":
-            points = [f"{100 * row[key]:+.1f}" for key in ("difference", "ci_low", "ci_high")]
+            points, interval = console.difference(row)
             console.say(
-                f"ensemble {row['run']} over {row['member']}: top-1 {points[0]} points "
-                f"({points[1]} to {points[2]}) at {row['n_members']} times the serving cost"
+                f"ensemble {row['run']} over {row['member']}: top-1 {points} points "
+                f"({interval}) at {row['n_members']} times the serving cost"
             )
     gate = result["gate"]
     if gate:

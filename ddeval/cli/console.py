@@ -83,6 +83,13 @@ def interval(cell: Mapping[str, Any], unit: str) -> str:
     return f"{value(low, unit).removesuffix(' %')} – {value(high, unit).removesuffix(' %')}"
 
 
+def difference(row: Mapping[str, Any]) -> tuple[str, str]:
+    """A difference in points and its interval, `+2.1` and `+0.3 – +3.9`; n/a and nothing where undefined."""
+    held = [row.get(name) for name in ("difference", "ci_low", "ci_high")]
+    points, low, high = (f"{100 * x:+.1f}" if x is not None and math.isfinite(x) else "" for x in held)
+    return points or "n/a", f"{low} – {high}" if low and high else ""
+
+
 def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
     """Aligned columns, the first and the last to the left, those between to the right."""
     shown = [list(header), *map(list, rows)]

@@ -120,13 +120,14 @@ class Confusion(NamedTuple):
         f1[:, self.is_predicted & ~self.is_labelled] = 0.0
         by_chance = (labelled * predicted).sum(axis=1)
         agreed = n_images * right.sum(axis=1)
-        spread = (n_images**2 - (labelled**2).sum(axis=1)) * (n_images**2 - (predicted**2).sum(axis=1))
+        mixed = n_images**2 - (labelled**2).sum(axis=1)  # 0 where one class holds all labels
+        spread = mixed * (n_images**2 - (predicted**2).sum(axis=1))
         return {
             "balanced_accuracy": _mean_over(ratio(right, labelled), self.is_labelled),
             "macro_f1": _mean_over(f1, in_macro_f1),
             "weighted_f1": ratio((labelled * f1_of_labelled).sum(axis=1), n_images),
             "mcc": ratio(agreed - by_chance, np.sqrt(spread)),
-            "cohen_kappa": ratio(agreed - by_chance, n_images**2 - by_chance),
+            "cohen_kappa": ratio(agreed - by_chance, np.where(mixed > 0, n_images**2 - by_chance, 0.0)),
         }
 
 
@@ -209,7 +210,8 @@ def mcc_draws(labels: Labels, pred_probs: Probs, weights: Weights) -> Floats:
 def cohen_kappa(labels: Labels, pred_probs: Probs, *, weights: Weights | None = None) -> float:
     """Cohen's kappa of label and predicted class, at most 1; 1 is best, 0 is agreement by chance.
 
-    Arguments and errors as `top_k_accuracy`. NaN when one class holds all labels and all predictions.
+    Arguments and errors as `top_k_accuracy`. NaN when one class holds all labels: it would be 0 whatever
+    the model answers.
     """
     return _from_confusion("cohen_kappa", labels, pred_probs, weights)
 
