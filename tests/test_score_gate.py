@@ -100,7 +100,9 @@ def test_latency_is_judged_by_the_exact_interval_of_its_quantile(runs):
     bench = runs / "bench.json"
     bench.write_text(json.dumps({"checkpoint": "good", "latencies_ms": np.linspace(100, 200, 1000).tolist()}))
     criteria = [{"name": "fast", "metric": "latency_p95_ms", "kind": "at_most", "bound": 250}]
-    found = compared(runs, criteria, "--bench", bench)["gate"]["criteria"][0]
+    told = compared(runs, criteria, "--bench", bench)
+    found = told["gate"]["criteria"][0]
+    assert {a["run"]: a["latency_p95_ms"] for a in told["about"]} == {"good": found["value"], "poor": None}
     assert found["answer"] == "pass"
     assert found["ci_low"] < found["value"] < found["ci_high"] < 200
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "truth": ("ddeval.cli.truth:truth", "Accuracy against the vetted reference, with its interval."),
     "train": ("ddeval.cli.train:train", "Config and manifest in; an artefact folder out."),
     "demo": ("ddeval.cli.demo:demo", "The whole loop on drawn photographs, and what vetting was worth."),
+    "bench": ("ddeval.cli.bench:bench", "What a checkpoint costs to serve: latency, memory, cold start."),
     "verify": ("ddeval.cli.verify:verify", "Compute numbers again: a run's, or golden values."),
     "trace": ("ddeval.cli.verify:trace", "One number with everything it was made from."),
     "doctor": ("ddeval.cli.doctor:doctor", "Machine and project, a sentence on each, with the cure."),

@@ -10,7 +10,7 @@ What the numbers mean is written in `ddeval.metrics`; `ddeval.score.verify` make
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ddeval.score import comparison, folder
 from ddeval.score.comparison import Joined
 from ddeval.score.ensembles import ensemble_gains, parity, with_ensembles
 from ddeval.score.evaluate import N_GALLERY, image_roots, with_thumbnails, write_numbers
-from ddeval.score.gate import gate_answers, read_gate
+from ddeval.score.gate import LATENCY, gate_answers, latency, read_gate
 from ddeval.score.numbers import OVERLAYS, Numbers, numbers
 from ddeval.score.stakes import conditions_for
 
@@ -130,7 +130,7 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
             run=candidate, baseline=baseline, where=str(asked.gate), bench=asked.bench, **draws,
         )  # fmt: skip
         gate["sha256"] = io.file_sha256(asked.gate)
-    tables |= {"flips": pd.concat(flipped, ignore_index=True), "about": _about(joined)}
+    tables |= {"flips": pd.concat(flipped, ignore_index=True), "about": _about(joined, asked.bench)}
     rule = io.read_json(asked.abstain) if asked.abstain is not None else None
     tables["parity"] = parity(joined, baseline, rule)
     if asked.ensembles:
@@ -271,7 +271,7 @@ def _has_these(stored: Path, joined: Joined, name: str, made_from: Mapping[str, 
     return bool(found == wanted and at_stake == asked)
 
 
-def _about(joined: Joined) -> pd.DataFrame:
+def _about(joined: Joined, bench: Sequence[Path]) -> pd.DataFrame:
     """What each checkpoint costs and what is known about it; empty cells where unknown."""
     rows = []
     for name, facts in joined.facts.items():
@@ -281,12 +281,12 @@ def _about(joined: Joined) -> pd.DataFrame:
             {
                 "run": name,
                 "n_parameters": checkpoint.get("n_parameters"),
-                "latency_p95_ms": checkpoint.get("latency_p95_ms"),
+                LATENCY: latency(name, bench).value,
                 "notes": "; ".join([str(checkpoint.get("kind", "")), *notes]),
             }
         )
     table = pd.DataFrame(rows)
-    return table.astype({"n_parameters": float, "latency_p95_ms": float})
+    return table.astype({"n_parameters": float, LATENCY: float})
 
 
 def _input(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def gate_answers(
     for criterion in gate.criteria:
         place = f"{where}: {criterion.name}"
         if criterion.metric == LATENCY:
-            found = _latency(run, bench)
+            found = latency(run, bench)
         elif criterion.metric == LARGEST_GAP:
             found = _largest_gap(criterion, tables["subgroup_extremes"], comparison, run, place)
         elif criterion.attribute is not None:
@@ -232,7 +232,7 @@ def _check_attribute(criterion: Criterion, table: pd.DataFrame, metric: str, pla
             )
 
 
-def _latency(run: str, bench: Sequence[Path]) -> Found:
+def latency(run: str, bench: Sequence[Path]) -> Found:
     """p95 of the run's bench with its exact interval; without one, nothing is known."""
     for path in bench:
         told = io.read_json(path)
@@ -241,7 +241,7 @@ def _latency(run: str, bench: Sequence[Path]) -> Found:
                 str(path),
                 "no `checkpoint`",
                 expected="the JSON of ddeval bench",
-                todo="Make it with: ddeval bench CHECKPOINT --json.",
+                todo="Make it with: ddeval bench CHECKPOINT --out FILE.",
             )
         if told["checkpoint"] != run:
             continue
