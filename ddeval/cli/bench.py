@@ -128,6 +128,7 @@ def described(told: dict[str, Any]) -> str:
             f"throughput             {told['images_per_second']:,.1f} images/s, decoded ahead",
             f"cold start             {cold['total']:.1f} s: {parts}",
             f"measured ceilings      {told['ceiling_tflops']:,.2f} TFLOP/s in {told['dtype']}, "
-            f"{told['ceiling_gb_per_second']:,.0f} GB/s; a photograph is {told['flop_per_image'] / 1e9:,.2f} GFLOP",
+            f"{told['ceiling_gb_per_second']:,.0f} GB/s; a photograph is "
+            f"{told['flop_per_image'] / 1e9:,.2f} GFLOP",
         ]
     )
