@@ -1,5 +1,9 @@
 """The engine: which kernels a run takes, what it refuses, and what run.json says of it."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +15,7 @@ from ddeval.errors import InputError
 from ddeval.models.backbones import backbone_config
 from ddeval.models.checkpoint import load_checkpoint, write_artefact
 from ddeval.models.fusion import Fusion
-from ddeval.score.engine import engine
+from ddeval.score.engine import Engine, Model, engine
 from ddeval.score.predictions import read_predictions
 from ddeval.score.run import Settings, score, speed_of
 from tests.score_fixture import CLASSES, SCHEMA, make_artefact, make_manifest
@@ -139,3 +143,43 @@ def test_speed_counts_the_start_or_leaves_it_out():
     assert speed_of(100.0, written) == {"images_per_second": 300.0, "steady_images_per_second": 500.0}
     assert speed_of(100.0, written[:1]) == {"images_per_second": 166.7, "steady_images_per_second": None}
     assert speed_of(100.0, []) == {"images_per_second": None, "steady_images_per_second": None}
+
+
+@pytest.mark.parametrize("name", ["siglip", "siglip_dual"])
+def test_models_of_the_hub_keep_their_answers_on_the_tower(hub, name):
+    """A classifier on the mean of the patches and a dual encoder on the pooled one, in bf16."""
+    names = ["eczema", "psoriasis", "acne", "other"]
+    checkpoint = load_checkpoint(hub / name, **({"class_names": names} if name == "siglip_dual" else {}))
+    on = engine(checkpoint, "cpu", "bf16")
+    files = sorted((hub / "photos").glob("*.png"))
+    pixels = torch.from_numpy(np.stack([preprocess(decode(f), checkpoint.preprocessing) for f in files]))
+    logits, embeddings = Model(checkpoint, on)(pixels, None)
+    exact, exact_embeddings = Model(checkpoint, Engine(on.device, "fp32", None))(pixels, None)
+    assert on.kernel == "tower"
+    assert (logits - exact).norm() <= 0.03 * (exact - exact.mean()).norm()
+    assert (embeddings - exact_embeddings).norm() <= 0.03 * exact_embeddings.norm()
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory) -> Path:
+    """Folders as the hub holds them, written by a process that knows nothing of ddeval."""
+    root = tmp_path_factory.mktemp("hub")
+    script = Path(__file__).parent / "foreign_folders.py"
+    subprocess.run([sys.executable, script, root], check=True, capture_output=True)
+    return root
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("grain", [0, 6])
+def test_fast_decoding_stays_within_three_levels_on_photographs(real_data, tmp_path, grain):
+    """Skin enlarged to 5 megapixels, with and without a camera's grain; libjpeg shrinks it by four."""
+    rng = np.random.default_rng(0)
+    for i, source in enumerate(sorted((real_data / "ham10000" / "images").glob("*.jpg"))[:200:50]):
+        large = Image.open(source).convert("RGB").resize((2560, 1920), Image.Resampling.LANCZOS)
+        grainy = np.asarray(large) + rng.normal(0, grain, (1920, 2560, 1))
+        path = tmp_path / f"{i}.jpg"
+        Image.fromarray(grainy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        p = Preprocessing.for_norm("siglip", 448)
+        error = np.abs(read_resized(path, p, fast=True).astype(int) - read_resized(path, p))
+        assert error.max() <= 3
+        assert 0 < error.mean() < 1
