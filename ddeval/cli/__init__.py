@@ -36,6 +36,7 @@ COMMANDS = {
     "score": ("ddeval.cli.score:score", "Checkpoint and manifest in; predictions, numbers and a report out."),
     "compare": ("ddeval.cli.compare:compare", "Runs side by side: paired differences, the gate, one page."),
     "audit": ("ddeval.cli.audit:app", "Doubtful labels, duplicates and leaks, and the queue for vetting."),
+    "ablate": ("ddeval.cli.ablate:ablate", "What each question of the questionnaire is worth to a model."),
     "abstain": ("ddeval.cli.abstain:abstain", "The deferral rule as a file, with test vectors for serving."),
     "vet": ("ddeval.cli.vet:app", "Queue to readings to labels: open a batch, serve the app, freeze."),
     "truth": ("ddeval.cli.truth:truth", "Accuracy against the vetted reference, with its interval."),
