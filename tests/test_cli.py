@@ -73,7 +73,7 @@ def test_an_unknown_option_exits_2():
     assert invoke("score").exit_code == cli.USAGE
     assert invoke("scores").exit_code == cli.USAGE
     assert invoke("score", "x", "--dtype", "fp8").exit_code == cli.USAGE
-    assert invoke("score", "x", "--batch-size", "0").exit_code == cli.USAGE
+    assert invoke("score", "x", "--batch-size", "-1").exit_code == cli.USAGE
 
 
 def test_bad_input_exits_3_in_one_line(tmp_path):

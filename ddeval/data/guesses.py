@@ -189,7 +189,7 @@ def guess(words: Sequence[str], *, n_rows: int, has_empty: bool = True) -> Guess
         return number
     for separator in (";", "|", ",", "/"):
         parts = [[part.strip() for part in word.split(separator)] for word in words]
-        different = Counter(part for row in parts for part in set(row) if part)
+        different = Counter(part for row in parts for part in dict.fromkeys(row) if part)
         shared = sum(n > 1 for n in different.values())
         is_several = any(len(row) > 1 for row in parts)
         is_ours = separator == SEPARATOR  # no answer may hold it, so it always separates
