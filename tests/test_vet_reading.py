@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 from ddeval.errors import InputError
 from ddeval.vet import reading, schema
 from ddeval.vet.adjudication import next_hearing, record_adjudication
-from ddeval.vet.batches import close_batch, open_batch, read_batches
+from ddeval.vet.batches import close_batch, open_batch, practice_cases, read_batches
 from ddeval.vet.consensus import Answer
 from ddeval.vet.outcomes import case_outcomes, first_class, ratings
 from ddeval.vet.reading import (
@@ -163,6 +164,22 @@ def test_practice_cases_come_first_and_never_count(store):
     assert read_all(store, batch, "ann")[:2] == ["p1", "p2"]
     assert set(answers(store, "b")["case_id"]) == {"c0", "c1", "c2", "c3"}
     assert progress(store, batch, "ann").n_done == 4
+
+
+def test_practice_cases_are_drawn_from_training_and_never_from_the_queue():
+    manifest = pd.DataFrame(
+        {
+            "case_id": [f"c{i // 2}" for i in range(40)],
+            "split": ["train" if i < 16 else "test" for i in range(40)],
+        }
+    )
+    queue = pd.DataFrame({"case_id": ["c0", "c1", "c10"]})
+    drawn = [practice_cases(manifest, queue, n=5, rng=np.random.default_rng(s)) for s in range(20)]
+    assert all(len(set(cases)) == 5 for cases in drawn)
+    assert {case for cases in drawn for case in cases} == {"c2", "c3", "c4", "c5", "c6", "c7"}
+    more = practice_cases(manifest, queue, n=99, rng=np.random.default_rng(0))
+    assert len(more) == len(set(more)) == 17
+    assert not {"c0", "c1", "c10"} & set(more)
 
 
 def test_a_skipped_case_comes_last_and_a_reported_one_comes_to_nobody(store):

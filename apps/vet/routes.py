@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -186,7 +187,11 @@ def routes(desk: Desk, *, prefix: str, public_url: str, sign_on: SignOn | None =
             case_id = _case_on_screen(desk, batch, account, nonce)
             return desk.photograph(case_id, number, is_full=request.query_params.get("size") == "full")
 
-        return Response(await run_in_threadpool(fetch), media_type="image/jpeg")
+        return Response(
+            await run_in_threadpool(fetch),
+            media_type="image/jpeg",
+            background=BackgroundTask(desk.prepare, batch, account) if number == 0 else None,
+        )
 
     async def paired(request: Request) -> Response:
         _, batch = _reader(request, desk, action="adjudicate")
@@ -307,7 +312,6 @@ def _reader(request: Request, desk: Desk, *, action: Action = "read") -> tuple[A
 
 def _next(desk: Desk, batch: Batch, account: Account) -> dict[str, Any] | None:
     shown = reading.next_case(desk.store, batch, account.code)
-    desk.prepare(batch, account)
     return None if shown is None else desk.screen(shown, account, batch)
 
 

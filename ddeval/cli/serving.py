@@ -91,6 +91,7 @@ def demo_desk(say: Callable[[str], None]) -> Any:
     """The embedded data set with a batch of its test split and two readers, whose passwords are printed."""
     import secrets
 
+    import numpy as np
     import pandas as pd
 
     from ddeval.cache import home
@@ -100,7 +101,7 @@ def demo_desk(say: Callable[[str], None]) -> Any:
     from ddeval.data.fields import read_schema
     from ddeval.data.manifest import manifest_sha256, read_manifest
     from ddeval.vet.accounts import accounts, invite, reset_link, use_link
-    from ddeval.vet.batches import open_batch
+    from ddeval.vet.batches import open_batch, practice_cases
     from ddeval.vet.store import Store
 
     folder = home() / "vet-demo"
@@ -125,7 +126,16 @@ def demo_desk(say: Callable[[str], None]) -> Any:
             "label_basis": cases["label_basis"].to_numpy(),
         }
     )
-    open_batch(store, queue, name="demo", split="test", seed=0, manifest_sha256=manifest_sha256(manifest))
+    practised = practice_cases(manifest, queue, n=5, rng=np.random.default_rng(0))
+    open_batch(
+        store,
+        queue,
+        name="demo",
+        split="test",
+        seed=0,
+        manifest_sha256=manifest_sha256(manifest),
+        settings={"practice_cases": practised},
+    )
     return vet_app("desk").Desk(
         store=store,
         manifest=manifest,

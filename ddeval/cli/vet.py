@@ -48,6 +48,7 @@ def open_(
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Show readers labels and model once the batch is closed.")
     ] = False,
+    practice: Annotated[int, typer.Option(min=0, help="Cases each reader practises on first.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of every reader's own order.")] = 0,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -56,9 +57,11 @@ def open_(
 
     Example: ddeval vet open runs/gen2a-test-1a2b/audit
     """
+    import numpy as np
+
     from ddeval.cli.serving import read_queue
     from ddeval.data.manifest import manifest_sha256
-    from ddeval.vet.batches import open_batch
+    from ddeval.vet.batches import open_batch, practice_cases
 
     manifest = _manifest(data)
     frame, metadata, pairs = read_queue(queue, manifest)
@@ -84,6 +87,7 @@ def open_(
         target = "given_label" if column == "label" else column
         if target not in frame and column in cases:
             frame[target] = frame["case_id"].map(cases[column])
+    practised = practice_cases(manifest, frame, n=practice, rng=np.random.default_rng(seed))
     batch = open_batch(
         _store(store),
         frame,
@@ -92,7 +96,8 @@ def open_(
         seed=seed,
         manifest_sha256=manifest_sha256(manifest),
         readings_per_case=reads,
-        settings={k: metadata[k] for k in ("practice_cases", "proposers") if k in metadata}
+        settings={"practice_cases": practised}
+        | {k: metadata[k] for k in ("proposers",) if k in metadata}
         | ({"readers": readers} if readers else {})
         | ({"reveal": "after_close"} if reveal else {}),
         pairs=pairs,
@@ -107,12 +112,13 @@ def open_(
                 "n_cases": n_cases,
                 "n_repeats": n_repeats,
                 "n_pairs": n_pairs,
+                "n_practice": len(practised),
             }
         )
         return
     console.say(
         f"batch {batch.name}: {n_cases:,} cases of {batch.split}, {reads} readings each, "
-        f"{n_repeats} hidden repeats, {n_pairs} pairs of photographs"
+        f"{len(practised)} to practise on, {n_repeats} hidden repeats, {n_pairs} pairs of photographs"
     )
     console.say("next     ddeval vet user add CODE --role reader   ·   ddeval vet serve")
 

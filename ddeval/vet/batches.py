@@ -106,6 +106,21 @@ def open_batch(
     return read_batch(store, name)
 
 
+def practice_cases(
+    manifest: pd.DataFrame, queue: pd.DataFrame, *, n: int, rng: np.random.Generator
+) -> list[str]:
+    """Ids of `n` cases to practise on, none of the queue; of the training split where there are enough.
+
+    Fewer where the manifest has no more. Practice shows the reader the screen, and never counts.
+    """
+    cases = manifest.drop_duplicates("case_id")
+    free = cases[~cases["case_id"].isin(queue["case_id"])]
+    order = rng.permutation(len(free))
+    is_train = (free["split"] == "train").to_numpy()[order]
+    chosen = np.concatenate([order[is_train], order[~is_train]])[:n]
+    return [str(case) for case in free["case_id"].to_numpy()[chosen]]
+
+
 def close_batch(store: Store, name: str, *, actor: str) -> Batch:
     """Take no more readings. The closing is an event in the trail; closing twice changes nothing."""
     with store.write() as connection:

@@ -90,7 +90,7 @@ def model(found: Standing) -> None:
     a = found.accuracy
     if a is None or not np.isfinite(a.value):
         st.text("Accuracy against the vetted reference so far: n/a")
-        st.caption("It needs a batch opened from an audit folder, and a verdict in every stratum.")
+        st.text("It needs a batch opened from an audit folder, and a verdict in every stratum.")
     else:
         st.text(
             "Accuracy against the vetted reference so far: "
@@ -106,7 +106,7 @@ def model(found: Standing) -> None:
         rows = found.agreement
         shown = [percent(*row) for row in rows[["agrees", "ci_low", "ci_high", "n"]].itertuples(index=False)]
         table(pd.DataFrame({"who": rows["who"], "names the same class first as the other readers": shown}))
-    st.caption("So far, over cases read by enough readers. Final: ddeval truth RUN --labels V.")
+    st.text("So far, over cases read by enough readers. Final: ddeval truth RUN --labels V.")
 
 
 st.title("Dashboard")
@@ -129,7 +129,7 @@ read, repeats = ratings(desk.store, batch, name_of=lambda answer: first_class(an
 rng = np.random.default_rng(batch.seed)
 agreement = agreement_table(read.to_numpy(dtype=object), rng=rng).set_index("coefficient")
 st.subheader("Do the readers agree?")
-st.caption(
+st.text(
     f"On the class named first, over {int(agreement['n_units'].iloc[0]):,} cases with two or more blind "
     "readings; 95 % intervals over cases."
 )
