@@ -295,7 +295,7 @@ def test_a_server_killed_between_key_and_acknowledgement_loses_and_invents_nothi
         next_ready(browser, nonce, seconds=10)
         usable.append(time.monotonic() - start)
         assert mortal.n_events("anna") == before + 1
-        assert look(browser, STATE) == "saved ✓"
+        wait_for(browser, f"['saved ✓', 'connected'].includes({STATE})", seconds=10)
     assert len(mortal.answers("anna")) == n_kills
     print(
         f"{n_kills} kills, {n_lost} before the acknowledgement, usable again after a median of "

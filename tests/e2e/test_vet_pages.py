@@ -1,4 +1,4 @@
-"""Every page of the vetting app as a person meets it: no barrier of WCAG A or AA, wide, narrow, zoomed or dark."""
+"""Every page of the vetting app, wide, narrow, zoomed and dark: no barrier of WCAG A or AA."""
 
 import time
 

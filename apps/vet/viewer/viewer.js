@@ -36,6 +36,7 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
   let names = [];          // every diagnosis, in one fixed order
   const exits = Object.entries(EXITS).map(([exit, name]) => ({ name, synonyms: [], definition: WHY[exit], exit }));
   let draftTimer = 0;
+  let pulseTimer = 0;
   let misses = 0;          // how often the photograph on screen did not come
   let view = { scale: 1, x: 0, y: 0 };
 
@@ -144,6 +145,8 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
       if (isBusy) return;
       state("lost", "offline");
       banner("Offline: the server cannot be reached. What you enter stays on this screen; nothing new is saved until it is back.");
+      clearTimeout(pulseTimer);
+      pulseTimer = setTimeout(pulse, RETRY_MS);
     }
   }
 
@@ -496,5 +499,5 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
     state("saved", "");
   })().catch((error) => refusal(error.refusal?.message ?? "The page could not be filled. Reload it."));
 
-  return { end() { listeners.abort(); clearInterval(heart); clearTimeout(draftTimer); } };
+  return { end() { listeners.abort(); clearInterval(heart); clearTimeout(draftTimer); clearTimeout(pulseTimer); } };
 }
