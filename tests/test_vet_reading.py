@@ -19,6 +19,8 @@ from ddeval.vet.reading import (
     next_case,
     progress,
     record_reading,
+    release,
+    reports,
     save_draft,
     set_aside,
     undo,
@@ -192,6 +194,17 @@ def test_a_skipped_case_comes_last_and_a_reported_one_comes_to_nobody(store):
     order = read_all(store, batch, "ann")
     assert order[-1] == skipped.case_id
     assert reported.case_id not in order + read_all(store, batch, "bob")
+
+
+def test_an_admin_sees_what_was_reported_until_it_is_released(store):
+    batch = batch_of(store, 3)
+    shown = next_case(store, batch, "ann")
+    set_aside(store, batch, "ann", shown.nonce, "report", reason="a name is visible")
+    assert reports(store, "b")[["case_id", "reader", "reason"]].to_numpy().tolist() == [
+        [shown.case_id, "ann", "a name is visible"]
+    ]
+    release(store, "b", shown.case_id, actor="root", reason="no name there")
+    assert len(reports(store, "b")) == 0
 
 
 def test_undo_is_a_new_event_and_brings_the_answer_back_as_a_draft(store):

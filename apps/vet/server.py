@@ -61,6 +61,9 @@ DESK: Desk | None = None
 PREFIX = ""
 """Path under which this process is reached."""
 
+PUBLIC_URL = ""
+"""Address readers type; empty where none was named."""
+
 
 def check_exposure(desk: Desk, address: Address) -> None:
     """An InputError unless the server is reachable from this machine only, or meant to be and locked."""
@@ -85,8 +88,8 @@ def check_exposure(desk: Desk, address: Address) -> None:
 
 def build(desk: Desk, address: Address) -> Any:
     """The ASGI application."""
-    global DESK, PREFIX
-    DESK, PREFIX = desk, address.prefix
+    global DESK, PREFIX, PUBLIC_URL
+    DESK, PREFIX, PUBLIC_URL = desk, address.prefix, address.public_url.rstrip("/")
     import streamlit as st
     from streamlit import config
 

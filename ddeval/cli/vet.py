@@ -202,6 +202,7 @@ def status(
     """
     from ddeval.vet.batches import read_batch, read_batches
     from ddeval.vet.outcomes import batch_status
+    from ddeval.vet.reading import reports
 
     opened = _store(store)
     class_of = _class_of(conditions)
@@ -220,6 +221,8 @@ def status(
         )
         for reader, n in row["readings"].items():
             console.say(f"  {reader:20} {n:,} readings")
+        for report in reports(opened, str(row["batch"])).itertuples():
+            console.say(f"  case {report.case_id} reported by {report.reader}: {report.reason}")
 
 
 @app.command()

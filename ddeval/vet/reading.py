@@ -337,6 +337,26 @@ def reported_cases(store: Store, batch: str) -> set[str]:
         return _reported(connection, batch)
 
 
+def reports(store: Store, batch: str) -> pd.DataFrame:
+    """Open reports, oldest first: `case_id, reader, when, reason`."""
+    query = (
+        sa.select(
+            schema.events.c.case_id, schema.events.c.actor, schema.events.c.ts_utc, schema.events.c.reason
+        )
+        .where(schema.events.c.batch == batch, schema.events.c.kind == "report")
+        .order_by(schema.events.c.seq)
+    )
+    with store.read() as connection:
+        rows = connection.execute(query).all()
+        held = _reported(connection, batch)
+    shown = [
+        (r.case_id, r.actor, r.ts_utc[:16].replace("T", " "), r.reason) for r in rows if r.case_id in held
+    ]
+    return pd.DataFrame(shown, columns=["case_id", "reader", "when", "reason"]).drop_duplicates(
+        "case_id", keep="last"
+    )
+
+
 def read_answer(text: str) -> tuple[Answer, dict[str, Any]]:
     """The answer and its details from an event's `new` cell."""
     fields = json.loads(text)

@@ -1,5 +1,7 @@
 """Dashboard: how a batch stands, for the admin, who does not read."""
 
+from html import escape
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -8,6 +10,7 @@ from ddeval.audit.progress import ENOUGH, WINDOW
 from ddeval.vet.agreement import agreement_table, self_consistency
 from ddeval.vet.batches import read_batches
 from ddeval.vet.outcomes import batch_status, first_class, ratings
+from ddeval.vet.reading import reports as reports_table
 from ddeval.vet.standing import Standing, standing
 
 desk, account = st.session_state["desk"], st.session_state["account"]
@@ -47,8 +50,25 @@ def percent(value: float, low: float, high: float, n: int) -> str:
 
 
 def table(rows: pd.DataFrame) -> None:
-    """A plain table: a screen reader reads it, a phone scrolls it."""
-    st.table(rows.set_index(rows.columns[0]))
+    """A plain table: a screen reader reads it, a phone scrolls it, and no cell is taken for Markdown."""
+    cell = "padding:.35rem .75rem;border-bottom:1px solid #8a949e80;text-align:left;vertical-align:top"
+    head = "".join(f"<th scope='col' style='{cell}'>{escape(str(c))}</th>" for c in rows.columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td style='{cell}'>{escape(str(v))}</td>" for v in row) + "</tr>"
+        for row in rows.itertuples(index=False)
+    )
+    st.html(
+        f"<table style='border-collapse:collapse'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def reports(found: pd.DataFrame, batch: str) -> None:
+    """Cases a reader took out, and why: nobody reads them until an admin has looked."""
+    if not len(found):
+        return
+    st.subheader("Reported cases")
+    table(found)
+    st.text(f"To put one back before the readers: ddeval vet release {batch} CASE --reason ...")
 
 
 def labels(found: Standing) -> None:
@@ -148,6 +168,7 @@ found = standing(desk.store, batch, class_of=desk.class_of, rng=rng)
 labels(found)
 model(found)
 
+reports(reports_table(desk.store, batch.name), batch.name)
 st.subheader("Who has read")
 qualification = {a.code: a.qualification or "not stated" for a in desk.people()}
 counts = status["readings"]

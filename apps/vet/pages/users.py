@@ -2,8 +2,15 @@
 
 import streamlit as st
 
+from apps.vet import server
 from ddeval.errors import InputError
 from ddeval.vet.accounts import accounts, invite, reset_link, set_active
+
+
+def link(token: str) -> str:
+    """The whole address where it is known, else its path on this server."""
+    return f"{server.PUBLIC_URL}/link/{token}" if server.PUBLIC_URL else f"{server.PREFIX}/link/{token}"
+
 
 desk, account = st.session_state["desk"], st.session_state["account"]
 if not account.may("manage_users"):
@@ -42,8 +49,8 @@ with st.form("invite", clear_on_submit=True):
                 email=email or None,
                 qualification=qualification or None,
             )
-            st.success("Created. Send this path on the server's address; it works once, for 72 hours:")
-            st.code(f"/link/{token}", language=None)
+            st.success("Created. Send this link; it works once, for 72 hours:")
+            st.code(link(token), language=None)
         except InputError as error:
             st.error(
                 f"{error.found}: expected {error.expected}. {error.todo}".replace("[", "(").replace("]", ")")
@@ -58,4 +65,5 @@ if chosen:
         set_active(desk.store, chosen, is_active=not is_active)
         st.rerun()
     if right.button("New password link"):
-        st.code(f"/link/{reset_link(desk.store, chosen)}", language=None)
+        st.text("Send this link; it works once, for 2 hours:")
+        st.code(link(reset_link(desk.store, chosen)), language=None)
