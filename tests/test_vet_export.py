@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from ddeval import io, tables
+from ddeval.data.manifest import with_cases
 from ddeval.data.overlay import apply_overlay, changes, find_overlay, read_overlay, soft_labels
 from ddeval.errors import InputError
 from ddeval.vet import reading
@@ -116,6 +117,13 @@ def test_freezing_twice_writes_once_and_new_readings_make_a_new_number(store, ma
     assert find_overlay("v2", split="test", folder=tmp_path) == second
     with pytest.raises(InputError, match="expected one of v0, test-v1, test-v2"):
         find_overlay("v9", split="test", folder=tmp_path)
+
+
+def test_photographs_without_a_case_are_cases_of_their_own():
+    manifest = pd.DataFrame({"image_id": ["a", "b", "c"], "label": "x"})
+    assert list(with_cases(manifest)["case_id"]) == ["a", "b", "c"]
+    some = with_cases(manifest.assign(case_id=["k", None, "k"]))
+    assert list(some["case_id"]) == ["k", "b", "k"]
 
 
 def test_the_same_readings_freeze_to_the_same_bytes(store, manifest, tmp_path):

@@ -18,6 +18,7 @@ from PIL import Image
 from ddeval.data.conditions import Conditions
 from ddeval.data.fields import FeatureSchema
 from ddeval.data.images import ImageError, read_image, shown_name
+from ddeval.data.manifest import with_cases
 from ddeval.data.questionnaire import in_brief, readable
 from ddeval.errors import InputError
 from ddeval.io import resolve, write_bytes
@@ -53,6 +54,7 @@ class Desk:
     _hands: ThreadPoolExecutor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.manifest = with_cases(self.manifest)
         self._hands = ThreadPoolExecutor(1, thread_name_prefix="photographs")
         self.class_of = {d.name: d.class_name for d in self.conditions.diagnoses}
 

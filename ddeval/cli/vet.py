@@ -60,10 +60,11 @@ def open_(
     import numpy as np
 
     from ddeval.cli.serving import read_queue
-    from ddeval.data.manifest import manifest_sha256
+    from ddeval.data.manifest import manifest_sha256, with_cases
     from ddeval.vet.batches import open_batch, practice_cases
 
-    manifest = _manifest(data)
+    as_given = _manifest(data)
+    manifest = with_cases(as_given)
     frame, metadata, pairs = read_queue(queue, manifest)
     n_pairs = 0 if pairs is None else len(pairs)
     cases = manifest.drop_duplicates("case_id").set_index("case_id")
@@ -94,7 +95,7 @@ def open_(
         name=name or str(metadata.get("name") or queue.stem),
         split=split or held.pop(),
         seed=seed,
-        manifest_sha256=manifest_sha256(manifest),
+        manifest_sha256=manifest_sha256(as_given),
         readings_per_case=reads,
         settings={"practice_cases": practised}
         | {k: metadata[k] for k in ("proposers",) if k in metadata}

@@ -270,3 +270,10 @@ def _cell_text(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def with_cases(manifest: pd.DataFrame) -> pd.DataFrame:
+    """The manifest with a `case_id` in every row: a photograph that names no case is a case of its own."""
+    own = manifest["image_id"]
+    case_id = manifest["case_id"].fillna(own) if "case_id" in manifest else own
+    return manifest.assign(case_id=case_id.astype(object))

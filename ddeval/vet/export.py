@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ddeval import io, tables
+from ddeval.data.manifest import with_cases
 from ddeval.errors import InputError
 from ddeval.vet.batches import read_batch
 from ddeval.vet.outcomes import CaseOutcome, case_outcomes
@@ -56,6 +57,7 @@ def freeze(
     InputError
         For an open batch, batches of two splits, or a vetted case the manifest lacks.
     """
+    manifest = with_cases(manifest)
     opened = [read_batch(store, name) for name in batches]
     still_open = [batch.name for batch in opened if batch.is_open]
     if still_open or not opened:

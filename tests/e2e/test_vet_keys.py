@@ -279,7 +279,7 @@ def test_a_server_killed_between_key_and_acknowledgement_loses_and_invents_nothi
     """The state word never says saved for what is not stored, and the answer arrives once it is back."""
     rng = np.random.default_rng(0)
     log_in(browser, mortal.url, "anna")
-    usable, n_lost = [], 0
+    usable, n_lost, n_untaken = [], 0, 0
     for _ in range(n_kills):
         ready(browser)
         nonce, before = look(browser, NONCE), mortal.n_events("anna")
@@ -288,18 +288,27 @@ def test_a_server_killed_between_key_and_acknowledgement_loses_and_invents_nothi
         mortal.kill()
         time.sleep(0.4)
         word, stored = look(browser, STATE), mortal.n_events("anna") - before
-        assert word in ("saving…", "NOT SAVED") or (word == "saved ✓" and stored == 1)
-        n_lost += word != "saved ✓"
+        assert word != "saved ✓" or stored == 1
         mortal.start()
+        if word in (
+            "",
+            "connected",
+        ):  # the page was joining the server again: it took no press, and said none
+            assert stored == 0
+            n_untaken += 1
+            do(browser, "root.querySelectorAll('#chosen button').forEach(b => b.click())")
+            continue
+        n_lost += word != "saved ✓"
         start = time.monotonic()
         next_ready(browser, nonce, seconds=10)
         usable.append(time.monotonic() - start)
         assert mortal.n_events("anna") == before + 1
         wait_for(browser, f"['saved ✓', 'connected'].includes({STATE})", seconds=10)
-    assert len(mortal.answers("anna")) == n_kills
+    assert len(mortal.answers("anna")) == n_kills - n_untaken
+    assert n_untaken <= n_kills // 10
     print(
-        f"{n_kills} kills, {n_lost} before the acknowledgement, usable again after a median of "
-        f"{np.median(usable):.1f} s, at most {max(usable):.1f} s"
+        f"{n_kills} kills, {n_lost} before the acknowledgement, {n_untaken} before a press, "
+        f"usable again after a median of {np.median(usable):.1f} s, at most {max(usable):.1f} s"
     )
 
 

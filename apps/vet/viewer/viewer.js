@@ -127,7 +127,9 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
   }
 
   function keepDraft() {
-    if (!shown || isBusy || task === "adjudicate") return;
+    if (!shown || isBusy) return;
+    if ($("state").dataset.state === "saved") state("saved", "");  // the word was for the case before
+    if (task === "adjudicate") return;
     clearTimeout(draftTimer);
     const nonce = shown.nonce;
     draftTimer = setTimeout(() => call("/draft", { nonce, draft: answer() }).catch(() => {}), DRAFT_MS);
@@ -490,6 +492,7 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
   on(window, "beforeunload", (event) => { if (isBusy) event.preventDefault(); });
   const heart = setInterval(pulse, PULSE_MS);
 
+  state("saved", "");
   $("reader").textContent = `reader ${reader}`;
   $("stamp").hidden = !is_synthetic;
   for (const id of ["skip", "report", "undo", "undo-last"]) $(id).hidden = task === "adjudicate";
