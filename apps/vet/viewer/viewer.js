@@ -502,5 +502,6 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
     state("saved", "");
   })().catch((error) => refusal(error.refusal?.message ?? "The page could not be filled. Reload it."));
 
-  return { end() { listeners.abort(); clearInterval(heart); clearTimeout(draftTimer); clearTimeout(pulseTimer); } };
+  // The platform takes the screen away while it joins a server again: no word of it may stand meanwhile.
+  return { end() { state("saved", ""); $("save").disabled = true; listeners.abort(); clearInterval(heart); clearTimeout(draftTimer); clearTimeout(pulseTimer); } };
 }
