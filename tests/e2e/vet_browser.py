@@ -44,6 +44,9 @@ def log_in(driver: webdriver.Chrome, url: str, name: str, password: str = PASSWO
     driver.find_element("id", "name").send_keys(name)
     driver.find_element("id", "password").send_keys(password)
     driver.find_element("css selector", "button").click()
+    end = time.monotonic() + 20
+    while driver.current_url.endswith("/login") and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def look(driver: webdriver.Chrome, expression: str) -> Any:
