@@ -6,7 +6,8 @@
 and 1,500 to choose the epoch by, both noisy; 3,000 test photographs with clean labels. Per kind of noise and
 seed: a network trained on the noisy labels; out-of-fold probabilities of whole training runs on four folds;
 `label_quality` ranks the training labels; the true labels of the first 1,500 come back as an overlay and the
-network is trained again; so it is with 1,500 drawn at random; `clean` is trained on all true labels.
+network is trained again; so it is with 1,500 drawn at random; `clean` (asked for
+with --clean) is trained on all true labels.
 Everything is ddeval's own: trainer, scorer, audit, overlay. A run that is there is not trained again.
 """
 
@@ -34,7 +35,7 @@ from ddeval.metrics import top_k_accuracy
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 NOISE = {"aggregate": "aggre_label", "random1": "random_label1"}
 N_VAL, N_FOLDS = 1500, 4
-ARMS = ("noisy", "random", "queue", "clean")
+ARMS = ("noisy", "random", "queue")
 
 
 @dataclass
@@ -198,10 +199,11 @@ def fit(data: Data, job: Job, work: Path, epochs: int) -> dict[str, np.ndarray]:
     }
 
 
-def first_jobs(data: Data, noises: list[str], seeds: list[int], n_relabel: int) -> list[Job]:
-    jobs = []
+def first_jobs(
+    data: Data, noises: list[str], seeds: list[int], n_relabel: int, *, with_clean: bool
+) -> list[Job]:
+    jobs = [Job(f"clean-{seed}-clean", seed, "clean", rank=2) for seed in seeds if with_clean]
     for seed in seeds:
-        jobs.append(Job(f"clean-{seed}-clean", seed, "clean", rank=2))
         for noise in noises:
             rank = 3 * noises.index(noise)
             train = np.flatnonzero(~data.is_val)
@@ -242,7 +244,7 @@ def queue_job(data: Data, noise: str, seed: int, said: dict[str, Any], n_relabel
 
 def run_all(data: Data, options: argparse.Namespace) -> Found:
     """Every job, the cheap and needed ones first, until done or out of time."""
-    pending = first_jobs(data, options.labels, options.seeds, options.n_relabel)
+    pending = first_jobs(data, options.labels, options.seeds, options.n_relabel, with_clean=options.clean)
     waiting = {(noise, seed) for noise in options.labels for seed in options.seeds}
     found, began = Found(), time.monotonic()
     pool = ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn"))
@@ -283,8 +285,10 @@ def summary(data: Data, found: Found, options: argparse.Namespace) -> dict[str, 
         if not seeds:
             print(f"{noise}: no seed is complete")
             continue
+        has_clean = all(_name("clean", noise, s) in found.said for s in seeds)
         correct = {
-            a: np.array([_correct(data, found, a, noise, s) for s in seeds]) for a in ARMS
+            a: np.array([_correct(data, found, a, noise, s) for s in seeds])
+            for a in (*ARMS, *(["clean"] if has_clean else []))
         }  # (seeds, N)
         rows: dict[str, Any] = {
             "seeds": seeds,
@@ -333,6 +337,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--n-relabel", type=int, default=1500)
+    parser.add_argument("--clean", action="store_true", help="train on all true labels too")
     parser.add_argument("--processes", type=int, default=1, help="training runs at a time")
     parser.add_argument("--limit", type=int, help="photographs of each split, for a trial")
     parser.add_argument("--stop-after", type=float, default=1e6, help="seconds")
