@@ -178,6 +178,12 @@ def test_an_identity_provider_opens_sessions_of_active_accounts_only(store):
         open_session(store, "r1")
 
 
+def test_an_address_belongs_to_one_account(store):
+    invite(store, "one", role="reader", email="Someone@Clinic.example")
+    with pytest.raises(InputError, match="another account has"):
+        invite(store, "two", role="reader", email=" someone@clinic.example ")
+
+
 @pytest.mark.parametrize("role", ALLOWED)
 @pytest.mark.parametrize("action", sorted(frozenset().union(*ALLOWED.values())))
 def test_every_role_may_do_what_the_matrix_says_and_a_disabled_account_nothing(role, action):

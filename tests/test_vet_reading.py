@@ -295,6 +295,20 @@ def test_readers_who_differ_are_settled_by_a_third_who_read_neither(store):
     assert next_hearing(store, batch, "cleo", class_of=CLASS_OF).n_left == 2
 
 
+def test_whoever_has_heard_the_readings_of_a_case_is_not_handed_it_to_read(store):
+    """A reader takes an answer back while an adjudicator has the case before them, and does not come back."""
+    batch = batch_of(store, 1)
+    read_all(store, batch, "ann", ECZEMA)
+    read_all(store, batch, "bob", PSORIASIS)
+    assert next_hearing(store, batch, "cleo", class_of=CLASS_OF) is not None
+    undo(store, batch, "bob", reason="second thoughts")
+    late = (datetime.now(UTC) - timedelta(hours=3)).isoformat(timespec="microseconds")
+    with store.write() as connection:
+        connection.execute(sa.update(schema.screens).values(shown_utc=late))
+    assert next_case(store, batch, "cleo") is None
+    assert next_case(store, batch, "dan") is not None
+
+
 def test_letters_do_not_follow_the_readers(store):
     """Over many cases reader ann is A about as often as B, so a letter says nothing about who read."""
     batch = batch_of(store, 40)

@@ -109,11 +109,24 @@ def invite(
                 expected="a new code",
                 todo="`ddeval vet user reset` sends a new link.",
             )
+        address = email.strip().lower() if email else None
+        if (
+            address
+            and connection.execute(
+                sa.select(schema.users.c.code).where(schema.users.c.email == address)
+            ).first()
+        ):
+            raise InputError(
+                f"user {code!r}",
+                "an address another account has",
+                expected="one address an account: single sign-on goes by it",
+                todo="Leave the address out, or `ddeval vet user forget` the other account.",
+            )
         connection.execute(
             sa.insert(schema.users).values(
                 code=code,
                 name=name,
-                email=email.strip().lower() if email else None,
+                email=address,
                 role=role,
                 qualification=qualification,
                 is_active=True,

@@ -64,6 +64,18 @@ def next_hearing(
                     shown_utc=now_utc(),
                 )
             )
+            store.append(  # whoever has seen the readings of a case never reads it blind afterwards
+                connection,
+                actor=adjudicator,
+                role="adjudicator",
+                batch=batch.name,
+                case_id=case_id,
+                reading_no=0,
+                revision=0,
+                kind="hearing",
+                blind_level="adjudication",
+                nonce=f"hearing:{nonce}",
+            )
     return Hearing(case_id, nonce, _lettered(store, batch, case_id), len(waiting))
 
 

@@ -406,7 +406,7 @@ def _unread(
 ) -> list[str]:
     """Cases this reader may still read, in the reader's own order."""
     done = {row.case_id for row in trail if row.kind == "reading" and row.reading_no == 1}
-    done |= _reported(connection, batch.name)
+    done |= _reported(connection, batch.name) | _heard(connection, batch.name, reader)
     taken = _taken(connection, batch.name, reader)
     done |= {case for case, n in taken.items() if n >= batch.readings_per_case}
     order = _order(store, batch.name, batch.queue_sha256, batch.seed, reader)
@@ -525,6 +525,14 @@ def _reported(connection: sa.Connection, batch: str) -> set[str]:
     ).all()
     latest = {row.case_id: row.kind for row in rows}
     return {case for case, kind in latest.items() if kind == "report"}
+
+
+def _heard(connection: sa.Connection, batch: str, reader: str) -> set[str]:
+    """Cases whose readings this person has seen as an adjudicator: they are not read blind any more."""
+    query = sa.select(schema.events.c.case_id).where(
+        schema.events.c.batch == batch, schema.events.c.actor == reader, schema.events.c.kind == "hearing"
+    )
+    return set(connection.execute(query).scalars())
 
 
 def _screen(
