@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from ddeval.vet.reading import answers
 from ddeval.vet.store import Store
 from tests.e2e.vet_browser import CHOSEN, NONCE, READY, do, keys, log_in, look, next_ready, ready, wait_for
-from tests.e2e.vet_server import free_port
+from tests.e2e.vet_server import free_port, wait_until_up
 
 pytestmark = pytest.mark.e2e
 
@@ -39,9 +39,10 @@ def demo(tmp_path, monkeypatch):
         assert line, said
         said += line
     password = re.search(r"reader-1 +password (\S+)", said)[1]
-    time.sleep(2)
+    url = f"http://127.0.0.1:{port}"
+    wait_until_up(url)
     store = Store(tmp_path / "vet-demo" / "vet.db")
-    yield f"http://127.0.0.1:{port}", password, store
+    yield url, password, store
     store.close()
     serving.kill()
     serving.communicate()

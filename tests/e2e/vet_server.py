@@ -123,14 +123,7 @@ class App:
         self.parent.stdin.write("serve\n")
         self.parent.stdin.flush()
         self.pid = int(self.parent.stdout.readline())
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            try:
-                if httpx.get(f"{self.url}{self.prefix}/_stcore/health", timeout=5).status_code == 200:
-                    return
-            except httpx.HTTPError:
-                time.sleep(0.02)
-        raise TimeoutError("the server did not start in 60 s")
+        wait_until_up(self.url + self.prefix)
 
     def kill(self) -> None:
         """SIGKILL, as a power cut would; returns when the process is gone."""
@@ -158,6 +151,18 @@ class App:
             return int(raw.execute("SELECT count(*) FROM events WHERE actor = ?", (reader,)).fetchone()[0])
         finally:
             raw.close()
+
+
+def wait_until_up(url: str) -> None:
+    """Return when the server at that address answers; a busy machine may need a while to start one."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f"{url}/_stcore/health", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.02)
+    raise TimeoutError("the server did not start in 60 s")
 
 
 def free_port() -> int:
