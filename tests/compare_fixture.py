@@ -42,6 +42,7 @@ GATE = {
          "attribute": "skin type, by a dermatologist", "kind": "at_most", "bound": 0.05},
     ]
 }  # fmt: skip
+SKIN_TYPES = ("I", "II", "III", "IV", "V", "VI")
 
 
 def class_names() -> tuple[str, ...]:
@@ -63,7 +64,7 @@ def make_manifest(folder: Path, n_images: int, *, n_photos: int = 60, seed: int 
     case = np.sort(np.concatenate([np.arange(n_cases), rng.integers(n_cases, size=n_images - n_cases)]))
     label = rng.choice(len(names), size=n_cases, p=shares / shares.sum())[case]
     of_case = {
-        "skin_type": rng.choice(["I", "II", "III", "IV", "V", "VI"], n_cases, p=[0.1, 0.3, 0.3, 0.15, 0.1, 0.05]),
+        "skin_type": rng.choice(list(SKIN_TYPES), n_cases, p=[0.1, 0.3, 0.3, 0.15, 0.1, 0.05]),
         "sex": rng.choice(["female", "male"], n_cases),
         "age": rng.integers(1, 90, n_cases),
         "body_site": rng.choice(["face", "trunk", "arm", "leg"], n_cases),
@@ -114,7 +115,7 @@ def make_runs(folder: Path, frame: pd.DataFrame, *, n_resamples: int, seed: int 
 
 
 def make_comparison(folder: Path, n_images: int, *, n_resamples: int, n_photos: int = 60) -> Path:
-    """Write a run's page `run.html` and the comparison's `page.html` with its tables; the page is returned."""
+    """Write a run's page `run.html` and the comparison's `page.html`, which is returned, with its tables."""
     frame = make_manifest(folder, n_images, n_photos=n_photos)
     runs = make_runs(folder, frame, n_resamples=n_resamples)
     (folder / "gate.yaml").write_text(json.dumps(GATE))

@@ -147,7 +147,7 @@ def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page
         sections=(
             *vetted_section(tables.get("loop"), tables.get("loop_queues"), colours=colours),
             _gate_section(facts["gate"]),
-            harm_section(tables.get("harm")),
+            harm_section(tables.get("harm"), drawn=_drawn(compared)),
             _round_1_section(compared),
             _difference_section(compared),
             side_by_side.class_section(runs, candidate, colours),
@@ -174,6 +174,11 @@ def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page
     )
 
 
+def _drawn(compared: ComparisonTables) -> Sequence[str]:
+    """The checkpoints a bar is drawn of, baseline first."""
+    return (compared.baseline, compared.candidate.name)
+
+
 def _verdict(compared: ComparisonTables) -> str:
     """The candidate against the baseline, then who cannot be told from the best: both from intervals."""
     gain, gate = compared.gain("top_1_accuracy"), compared.facts["gate"]
@@ -187,15 +192,17 @@ def _verdict(compared: ComparisonTables) -> str:
 def _tiles(compared: ComparisonTables) -> Iterable[Fact]:
     """The four numbers read first."""
     gain, candidate = compared.gain("top_1_accuracy"), compared.candidate
+    baseline = next(run for run in compared.runs if run.name == compared.baseline)
     if gain:
         interval = shown_interval(gain["ci_low"], gain["ci_high"], "points")
         yield Fact(f"Δ top-1 to {compared.baseline}", shown(gain["difference"], "points"), sub=interval)
     for metric in TILES:
-        number, about = candidate.number(metric), measure(metric)
+        number, before, about = candidate.number(metric), baseline.number(metric), measure(metric)
         if number is not None:
             text = shown(number.value, about.unit, n=number.n_images)
             interval = shown_interval(number.ci_low, number.ci_high, about.unit)
-            yield Fact(about.title, text, sub=interval, title=about.meaning)
+            was = f"; {baseline.name} {shown(before.value, about.unit)}" if before else ""
+            yield Fact(about.title, text, sub=f"{interval}{was}".lstrip("; "), title=about.meaning)
 
 
 def _measured(compared: ComparisonTables, *, date: str, has_photos: bool) -> Iterable[Fact]:

@@ -3,7 +3,7 @@
 Each takes a table of `ddeval.metrics.stakes` or the answer of a gate and gives a block or a section.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -24,7 +24,7 @@ from ddeval.report.components import (
     missing,
 )
 from ddeval.report.measures import measure
-from ddeval.report.rounding import is_undefined, shown, shown_interval, shown_with_interval
+from ddeval.report.rounding import Unit, is_undefined, shown, shown_interval, shown_with_interval
 
 Answer = Literal["pass", "fail", "cannot tell"]
 
@@ -35,6 +35,12 @@ DECISIONS = (
 )  # fmt: skip
 _HARM = {"right": "right", "deferred": "deferred", "missed": "wrong"}
 """Outcomes of harm and the mark each is drawn with."""
+_ASKED = {
+    "not_worse": "worse by less than ", "better": "better by more than ", "at_least": "at least ",
+    "at_most": "at most ", None: "",
+}  # fmt: skip
+MOST = 8
+"""Rows that stand open on the page; a longer list is folded."""
 
 
 def gate_block(gate: Mapping[str, Any]) -> Decision:
@@ -48,18 +54,39 @@ def gate_block(gate: Mapping[str, Any]) -> Decision:
     """
     criteria = []
     for c in gate["criteria"]:
-        unit = difference_unit(c["metric"]) if c.get("is_difference") else measure(c["metric"]).unit
+        unit = _gate_unit(c)
         text = shown_with_interval(c["value"], c["ci_low"], c["ci_high"], unit, n=c.get("n_images"))
         if c.get("bound") is not None:
-            text += f", asked: {shown(c['bound'], unit)}"
+            text += f", asked: {_asked(c, unit)}"
         n = f"n = {shown(c['n_images'], 'count')}" if c.get("n_images") is not None else ""
         criteria.append(Criterion(str(c["name"]), _answer(c["answer"]), text, n))
     note = f"Criteria written before the run: sha256 {gate['sha256']}, first looked at {gate['first_look']}."
     return Decision(_answer(gate["answer"]), str(gate["sentence"]), criteria, note=note)
 
 
-def harm_section(harm: pd.DataFrame | None) -> Section:
-    """What happens to the conditions that must not be missed, or the line that says what to supply."""
+def _gate_unit(criterion: Mapping[str, Any]) -> Unit:
+    """Of a criterion's number: a difference in points, a gap in the distance of what it is a gap of."""
+    if criterion.get("is_difference"):
+        return difference_unit(criterion["metric"])
+    if criterion.get("of"):
+        return "distance" if difference_unit(criterion["of"]) == "points" else "probability"
+    return measure(criterion["metric"]).unit
+
+
+def _asked(criterion: Mapping[str, Any], unit: Unit) -> str:
+    """The bound in words: `no worse than by 1.0 points`."""
+    bound = shown(criterion["bound"], "distance" if unit == "points" else unit).lstrip("+")
+    return f"{_ASKED[criterion.get('kind')]}{bound}"
+
+
+def harm_section(harm: pd.DataFrame | None, *, drawn: Sequence[str] = ()) -> Section:
+    """What happens to the conditions that must not be missed, or the line that says what to supply.
+
+    Parameters
+    ----------
+    drawn : run names
+        Those that get a bar; all where empty. The table has every run.
+    """
     if harm is None or harm.empty:
         return missing(
             "harm",
@@ -68,10 +95,10 @@ def harm_section(harm: pd.DataFrame | None) -> Section:
             "the groups there, and raw_label in the manifest, so that a cancer inside “other” is found too.",
             menu="Harm",
         )
-    return Section("harm", "Malignant and urgent conditions", (harm_figure(harm),), menu="Harm")
+    return Section("harm", "Malignant and urgent conditions", (harm_figure(harm, only=drawn),), menu="Harm")
 
 
-def harm_figure(harm: pd.DataFrame) -> Figure:
+def harm_figure(harm: pd.DataFrame, *, only: Sequence[str] = ()) -> Figure:
     """Right, deferred or missed, for each group of conditions and each run, with counts and interval.
 
     Parameters
@@ -87,28 +114,27 @@ def harm_figure(harm: pd.DataFrame) -> Figure:
         n = shown(n_images, "count")
         outcomes = {str(row["outcome"]): row for row in held.to_dict("records")}
         parts = [(outcomes[name]["share"], mark, name) for name, mark in _HARM.items() if name in outcomes]
-        drawn.append(figures.tag("p", f"{group}, {run}: {n} photographs", class_="sharename"))
-        drawn.append(figures.plot_shares(parts, label=f"{group}, {run}: outcomes; the table is below."))
+        if not only or run in only:
+            drawn.append(figures.tag("p", f"{group}, {run}: {n} photographs", class_="sharename"))
+            drawn.append(figures.plot_shares(parts, label=f"{group}, {run}: outcomes; the table is below."))
         missed = outcomes.get("missed", {})
         of_patients = missed.get("n_groups")
         patients = "" if is_undefined(of_patients) else f"{shown(of_patients, 'count')} patients"
         rows.append(
             [
-                Cell(str(group)),
-                Cell(str(run)),
-                Cell(n, sub=patients, sort=n_images),
+                Cell(str(run), sub=str(group)),
                 *(_harm_cell(outcomes.get(name)) for name in _HARM),
                 Cell(
                     shown(missed.get("per_1000"), "per_1000"),
                     sub=shown_interval(missed.get("per_1000_low"), missed.get("per_1000_high"), "per_1000"),
                     sort=missed.get("per_1000"),
                 ),
+                Cell(n, sub=patients, sort=n_images),
             ]
         )
     columns = [
-        Column("Group", is_number=False),
         Column("Checkpoint", is_number=False),
-        *(Column(title) for title in ("Photographs", "Right", "Deferred", "Missed", "Missed per 1,000")),
+        *(Column(title) for title in ("Right", "Deferred", "Missed", "Missed per 1,000", "Photographs")),
     ]
     return Figure(
         "harm-figure",
@@ -165,7 +191,9 @@ def _sure_misses(table: pd.DataFrame) -> Block:
         return Text("No malignant photograph is answered surely with a benign condition.", style="note")
     columns = ["run", "diagnosis", "label", "predicted", "confidence", "image_id"]
     caption = "Malignant, and answered surely with a benign condition"
-    return frame_table(table[columns], id="sure-misses", caption=caption, is_filterable=True)
+    return frame_table(
+        table[columns], id="sure-misses", caption=caption, is_filterable=True, is_folded=len(table) > MOST
+    )
 
 
 def net_benefit_figure(curves: Mapping[str, pd.DataFrame], *, colours: Mapping[str, int]) -> Figure:
