@@ -1,5 +1,6 @@
-"""`ddeval audit`: suspected labels, duplicates and leaks, and the queue for vetting; `plan`: what it buys."""
+"""`ddeval audit`: doubtful labels, duplicates, leaks and the queue; `plan`: what it buys; `page`: as HTML."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,7 +72,7 @@ def runs(
 
     Example: ddeval audit runs/gen2a_medsiglip-test-1a2b
     """
-    from ddeval.cli.auditing import audit_runs
+    from ddeval.cli.auditing import audit_runs, draw
 
     project = find_project()
     roots = images or (list(project.image_roots) if project else [])
@@ -81,7 +82,7 @@ def runs(
         similarity=similarity, image_roots=roots, out=out, seed=seed, progress=console.progress,
         note=console.note,
     )  # fmt: skip
-    summary = audited.summary
+    summary, page = audited.summary, draw(audited.folder, date=_today(), photos=photos)
     n_found = {
         "issues": summary["n_disagreeing"],
         "leaks": summary["duplicates"]["n_leak"],
@@ -89,13 +90,17 @@ def runs(
         None: 0,
     }[fail_on]
     if as_json:
-        console.say_json(summary | {"folder": str(audited.folder)})
+        console.say_json(summary | {"folder": str(audited.folder), "report": str(page)})
     else:
-        _say(audited.folder, summary, audited.findings.issues.head(10))
+        _say(audited.folder, page, summary, audited.findings.issues.head(10))
     raise typer.Exit(1 if n_found else 0)
 
 
-def _say(folder: Path, summary: dict[str, Any], worst: Any) -> None:
+def _today() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d")
+
+
+def _say(folder: Path, page: Path, summary: dict[str, Any], worst: Any) -> None:
     found = summary["duplicates"]
     console.say(
         f"{', '.join(summary['checkpoints'])}  ·  {summary['split']} {summary['n_images']:,} images, "
@@ -117,6 +122,7 @@ def _say(folder: Path, summary: dict[str, Any], worst: Any) -> None:
     counts = ", ".join(f"{n} {kind}" for kind, n in summary["queue"].items())
     console.say(f"queue                       {sum(summary['queue'].values())} cases: {counts}")
     console.say(f"\naudit    {folder}")
+    console.say(f"report   {page}")
     console.say(
         f"next     ddeval audit plan {folder} --readers 4   ·   ddeval vet open {folder / 'queue.parquet'}"
     )
@@ -137,6 +143,30 @@ def _mix(text: str | None) -> tuple[float, float, float] | None:
             todo="Write for example --mix .2,.75,.05.",
         )
     return ranked, random, repeats
+
+
+@app.command()
+def page(
+    audit: Annotated[Path, typer.Argument(help="Audit folder.")],
+    batch: Annotated[str | None, typer.Option(help="Closed batch whose readers are drawn in.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Readings: a file or database URL [the project's].")
+    ] = None,
+    conditions: Annotated[
+        Path | None, typer.Option(help="Conditions file [the project's, else the shipped one].")
+    ] = None,
+    photos: Annotated[bool, typer.Option("--photos", help="Put patients' photographs in the page.")] = False,
+    out: Annotated[Path | None, typer.Option(help="HTML file [AUDIT/report.html].")] = None,
+) -> None:
+    """Draw the page of an audit again: with photographs, or with the readers of a closed batch in it.
+
+    Example: ddeval audit page runs/gen2a_medsiglip-test-1a2b/audit --batch queue
+    """
+    from ddeval.cli.auditing import agreement, draw
+    from ddeval.cli.vet import class_by_name, store_url
+
+    readers = agreement(store_url(store), batch, class_of=class_by_name(conditions)) if batch else None
+    console.say(f"report   {draw(audit, date=_today(), photos=photos, out=out, readers=readers)}")
 
 
 @app.command()

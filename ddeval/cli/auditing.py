@@ -1,6 +1,7 @@
 """An audit from run folders to its own folder: what `ddeval audit` and the demo's loop both call.
 
-    RUN/audit/   issues, duplicates, off_topic, health, overlap, cases, queue (Parquet) and audit.json
+    RUN/audit/   issues, duplicates, off_topic, health, overlap, cases, queue (Parquet), audit.json,
+                 thumbnails of what the page shows, and report.html
 
 `queue.parquet` goes to `ddeval vet open`; `cases.parquet` holds every case of the split with its stratum and
 probability, which `ddeval truth` needs.
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from ddeval.audit.findings import Findings
 
 N_QUEUE = 200
-SIMILARITY = 0.995
 TRUTH_FILE = "truth.json"
+PAGE_FILE = "report.html"
+SIMILARITY = 0.995
 """Cosine of two embeddings from which on they are listed as near-duplicates."""
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -153,6 +155,8 @@ def audit_runs(
         "mix": shares._asdict(),
         "earlier": [str(path) for path in earlier],
     }
+    if with_pictures and "image" in subject.manifest:
+        found, duplicates = _with_thumbnails(folder, subject, found, duplicates, image_roots=image_roots)
     _write(folder, summary, found, duplicates)
     return Audited(folder, summary, found, duplicates)
 
@@ -362,6 +366,70 @@ def _duplicates(
         else:
             pairs.append(with_ids(near.assign(kind="embedding"), ids))
     return duplicate_table(pairs, manifest), n_unread
+
+
+def _with_thumbnails(
+    folder: Path,
+    subject: Subject,
+    found: "Findings",
+    duplicates: "pd.DataFrame",
+    *,
+    image_roots: Sequence[Path],
+) -> "tuple[Findings, pd.DataFrame]":
+    """`thumbnail` of the issues and `thumbnail_a`, `thumbnail_b` of the pairs that the page shows."""
+    from ddeval.report.audit_page import N_CARDS
+    from ddeval.score.evaluate import with_thumbnails
+
+    roots = list(image_roots) or [subject.manifest_path.parent]
+    manifest = subject.manifest.set_index("image_id")
+    issues = found.issues.assign(thumbnail=None)
+    shown, _ = with_thumbnails(folder, found.issues.head(N_CARDS), manifest, roots)
+    issues["thumbnail"] = shown["thumbnail"].reindex(issues.index)
+    pairs = duplicates.copy()
+    for side in "ab":
+        first = pairs.head(N_CARDS).rename(columns={f"image_id_{side}": "image_id"})
+        shown, _ = with_thumbnails(folder, first, manifest, roots)
+        pairs[f"thumbnail_{side}"] = shown["thumbnail"].reindex(pairs.index)
+    return found._replace(issues=issues), pairs
+
+
+def draw(
+    audit: Path,
+    *,
+    date: str,
+    photos: bool = False,
+    out: Path | None = None,
+    readers: "pd.DataFrame | None" = None,
+) -> Path:
+    """Draw the page of an audit folder, with the agreement of a closed batch where there is one."""
+    from ddeval import io
+    from ddeval.report.audit_page import READERS_FILE, write_audit_report
+
+    if readers is not None:
+        io.write_parquet(audit / READERS_FILE, readers)
+    page = out or audit / PAGE_FILE
+    write_audit_report(audit, page, date=date, photos=photos)
+    return page
+
+
+def agreement(store: str, batch: str, *, class_of: Mapping[str, str]) -> "pd.DataFrame":
+    """Agreement of each reader of a closed batch with the others, and of the model (`Standing.agreement`)."""
+    import numpy as np
+
+    from ddeval.vet.batches import read_batch
+    from ddeval.vet.standing import standing
+    from ddeval.vet.store import Store
+
+    opened = Store(store)
+    held = read_batch(opened, batch)
+    if held.is_open:
+        raise InputError(
+            f"batch {batch}",
+            "it is still open: readers could learn from the page what others said",
+            expected="a closed batch",
+            todo=f"Close it first: ddeval vet close {batch}.",
+        )
+    return standing(opened, held, class_of=class_of, rng=np.random.default_rng(0)).agreement
 
 
 def _summary(

@@ -206,7 +206,7 @@ def status(
     from ddeval.vet.reading import reports
 
     opened = _store(store)
-    class_of = _class_of(conditions)
+    class_of = class_by_name(conditions)
     batches = [read_batch(opened, name)] if name else read_batches(opened)
     found = [batch_status(opened, batch, class_of=class_of) for batch in batches]
     if as_json:
@@ -245,9 +245,8 @@ def freeze(
     from ddeval.vet.export import freeze as run
 
     manifest = _manifest(data)
-    path = run(
-        _store(store), names, manifest=manifest, class_of=_class_of(conditions), folder=out or OVERLAYS
-    )
+    classes = class_by_name(conditions)
+    path = run(_store(store), names, manifest=manifest, class_of=classes, folder=out or OVERLAYS)
     overlay = read_overlay(path)
     counts = overlay.frame["outcome"].value_counts()
     if as_json:
@@ -351,7 +350,7 @@ def verify(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """
     from ddeval.vet.store import Store
 
-    report = Store(_url(store)).verify()
+    report = Store(store_url(store)).verify()
     if as_json:
         console.say_json({"n_events": report.n_events, "head": report.head, "first_bad": report.first_bad})
     elif report.is_intact:
@@ -459,7 +458,8 @@ def user_forget(code: Annotated[str, typer.Argument()], store: StoreOption = Non
     console.say(f"{code}: name, address and password are erased")
 
 
-def _url(store: str | None) -> str:
+def store_url(store: str | None) -> str:
+    """The store named, else the project's, else readings.db."""
     project = find_project()
     return store or (project.store if project else "readings.db")
 
@@ -467,7 +467,7 @@ def _url(store: str | None) -> str:
 def _store(store: str | None) -> "Store":
     from ddeval.vet.store import Store
 
-    return Store(_url(store))
+    return Store(store_url(store))
 
 
 def _manifest(data: Path | None) -> "pd.DataFrame":
@@ -495,5 +495,6 @@ def _conditions(path: Path | None) -> "Conditions":
     return read_conditions(path or config_file("conditions.yaml", where="--conditions"))
 
 
-def _class_of(path: Path | None) -> dict[str, str]:
+def class_by_name(path: Path | None) -> dict[str, str]:
+    """Class of each diagnosis of the conditions file."""
     return {diagnosis.name: diagnosis.class_name for diagnosis in _conditions(path).diagnoses}

@@ -18,7 +18,7 @@ from ddeval.report.rounding import rounded, shown, shown_tick
 
 
 def doubtful_gallery(
-    issues: pd.DataFrame, *, folder: Path, has_photos: bool, id: str = "doubtful"
+    issues: pd.DataFrame, *, folder: Path, has_photos: bool, n_all: int | None = None, id: str = "doubtful"
 ) -> Gallery:
     """The most doubtful labels, worst first.
 
@@ -28,6 +28,8 @@ def doubtful_gallery(
         ISSUES (`image_id, rank, label_quality, given_label, predicted_label, reason`) and `thumbnail`.
     folder : Path
         Where `thumbnail` is looked for.
+    n_all : int, optional
+        How many there are in all.
     """
     cards = []
     for row in issues.to_dict("records"):
@@ -48,13 +50,13 @@ def doubtful_gallery(
         "The most doubtful labels",
         "Worst first; quality runs from 0 to 1. It is a list to look through: a reader decides.",
         cards,
-        note=f"The {shown(len(cards), 'count')} most doubtful.",
+        note=f"The {shown(len(cards), 'count')} most doubtful{_of(n_all)}.",
         left_out="" if has_photos else PHOTOS_LEFT_OUT,
     )
 
 
 def duplicates_gallery(
-    pairs: pd.DataFrame, *, folder: Path, has_photos: bool, id: str = "duplicates"
+    pairs: pd.DataFrame, *, folder: Path, has_photos: bool, n_all: int | None = None, id: str = "duplicates"
 ) -> Gallery:
     """Pairs that may be one photograph or one lesion, side by side.
 
@@ -62,7 +64,9 @@ def duplicates_gallery(
     ----------
     pairs : DataFrame
         `image_id_a, image_id_b, similarity, kind` and, where known, `label_a, label_b, split_a, split_b,
-        thumbnail_a, thumbnail_b`.
+        thumbnail_a, thumbnail_b`, leaks first.
+    n_all : int, optional
+        How many there are in all.
     """
     cards = []
     for row in pairs.to_dict("records"):
@@ -87,10 +91,14 @@ def duplicates_gallery(
         "Duplicates, side by side",
         "Two photographs a card. A pair across splits is a leak; of two labels in a pair one is wrong.",
         cards,
-        note=f"{shown(len(cards), 'count')} pairs.",
+        note=f"{shown(len(cards), 'count')} pairs{_of(n_all)}, leaks first.",
         left_out="" if has_photos else PHOTOS_LEFT_OUT,
         is_wide=True,
     )
+
+
+def _of(n_all: int | None) -> str:
+    return "" if n_all is None else f" of {shown(n_all, 'count')}"
 
 
 def overlap_heat(overlap: pd.DataFrame, *, n_by_class: Mapping[str, int], id: str = "overlap") -> Heat:

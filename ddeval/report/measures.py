@@ -19,6 +19,57 @@ class Measure:
     better: Literal["high", "low", "zero", "neither"] = "high"
 
 
+DOUBTS: dict[str, Measure] = {
+    "label_quality": Measure(
+        "Label quality", "probability", "How well the given label fits, 0 to 1: sort by it, never cut at it."
+    ),
+    "mean_label_quality": Measure(
+        "Mean label quality", "probability", "Mean of label quality over the photographs with this label."
+    ),
+    "errors_expected": Measure(
+        "Labels that may be wrong",
+        "count",
+        "Sum over photographs of the chance that the label is wrong.",
+        "low",
+    ),
+    "n_disagreeing": Measure(
+        "Model names another class", "count", "Photographs whose likeliest class is not the label.", "neither"
+    ),
+    "label_noise": Measure(
+        "Label noise", "percent", "Estimated share of a class's labels that belong to another class.", "low"
+    ),
+    "inverse_noise": Measure(
+        "Inverse noise",
+        "percent",
+        "Estimated share of a class's true photographs that carry another label.",
+        "low",
+    ),
+    "overlap_share": Measure(
+        "Overlap",
+        "percent",
+        "Estimated share of one label's photographs that belong to one other class.",
+        "low",
+    ),
+    "similarity": Measure(
+        "Similarity",
+        "probability",
+        "Of a pair: cosine of embeddings, or correlation of structure; 1 for equal files or pixels.",
+        "neither",
+    ),
+    "off_topic_score": Measure(
+        "Score",
+        "probability",
+        "Probability of the class nobody labels, or mean cosine distance to the nearest photographs.",
+        "neither",
+    ),
+    "reader_agreement": Measure(
+        "Agreement with the readers",
+        "percent",
+        "Share of the other readers of a case who name the same first class, mean over cases.",
+    ),
+}
+"""Numbers of an audit's page; they are in its own tables, not in METRICS."""
+
 RISK_GROUPS = ("malignant", "urgent")
 
 MEASURES: dict[str, Measure] = {

@@ -1,0 +1,370 @@
+"""The page of an audit: which labels to doubt, what is there twice, and how readers agreed.
+
+Drawn from the folder `ddeval audit` left and from nothing else. It shows suspicions, worst first: what is
+wrong, readers decide (`ddeval vet`), and how much is wrong, `ddeval truth` estimates.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ddeval import io
+from ddeval.errors import InputError
+from ddeval.report import figures
+from ddeval.report.cells import sort_key
+from ddeval.report.classes import MAX_HEAT_CLASSES, N_PAIRS
+from ddeval.report.components import (
+    Block,
+    Cell,
+    Column,
+    Definitions,
+    DotPlot,
+    DotRow,
+    Fact,
+    Facts,
+    Listing,
+    Page,
+    Section,
+    Table,
+    Text,
+    missing,
+)
+from ddeval.report.doubts import doubtful_gallery, duplicates_gallery, overlap_heat
+from ddeval.report.measures import DOUBTS
+from ddeval.report.page import SYNTHETIC_NOTE, render
+from ddeval.report.rounding import shown, shown_interval
+
+AUDIT_FILE = "audit.json"
+N_CARDS = 60
+"""Doubtful labels, and pairs, that a page shows; all of them are in the tables."""
+N_OFF_TOPIC = 40
+READERS_FILE = "readers.parquet"
+KINDS = {
+    "ranked": "the most doubtful",
+    "random": "drawn at random, for the estimate",
+    "repeat": "hidden repeats",
+}
+
+
+@dataclass(frozen=True)
+class AuditTables:
+    """The folder of an audit, read once."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    """audit.json."""
+    issues: pd.DataFrame
+    """The first `N_CARDS`, with `thumbnail` where there is one."""
+    n_issues: int
+    duplicates: pd.DataFrame
+    off_topic: pd.DataFrame
+    health: pd.DataFrame
+    overlap: pd.DataFrame
+    readers: pd.DataFrame | None
+    """`who, agrees, ci_low, ci_high, n`, the model last; None before a batch is closed."""
+
+
+def write_audit_report(folder: Path, out: Path, *, date: str, photos: bool = False) -> None:
+    """Write the page of the audit in `folder` to `out`; the same tables, date and flags give the same bytes.
+
+    Parameters
+    ----------
+    folder : Path
+        `audit.json` and the tables beside it.
+    photos : bool
+        Put patients' photographs in; synthetic ones are always in.
+    """
+    io.write_text(out, render(audit_page(read_audit(folder), date=date, photos=photos)))
+
+
+def read_audit(folder: Path) -> AuditTables:
+    """The tables of an audit; an InputError says where there are none."""
+    tables = {}
+    for name in ("issues", "duplicates", "off_topic", "health", "overlap"):
+        lacking = next((p for p in (AUDIT_FILE, f"{name}.parquet") if not (folder / p).is_file()), None)
+        if lacking:
+            raise InputError(
+                str(folder), f"no {lacking}", expected="an audit folder",
+                todo="Make one with: ddeval audit RUN.",
+            )  # fmt: skip
+        tables[name] = io.read_parquet(folder / f"{name}.parquet")[0]
+    issues, readers = tables.pop("issues"), folder / READERS_FILE
+    return AuditTables(
+        folder=folder,
+        facts=io.read_json(folder / AUDIT_FILE),
+        issues=issues.head(N_CARDS),
+        n_issues=len(issues),
+        readers=io.read_parquet(readers)[0] if readers.is_file() else None,
+        **tables,
+    )
+
+
+def audit_page(audit: AuditTables, *, date: str, photos: bool) -> Page:
+    """The page, in the order it is worked through."""
+    facts, is_synthetic = audit.facts, bool(audit.facts["is_synthetic"])
+    has_photos = photos or is_synthetic
+    return Page(
+        eyebrow=f"Audit · {date}",
+        title=f"Labels of {facts['split']}, doubted by {' + '.join(facts['checkpoints'])}",
+        verdict=_verdict(facts),
+        stamp="SYNTHETIC" if is_synthetic else "",
+        stamp_note=SYNTHETIC_NOTE if is_synthetic else "",
+        tiles=tuple(_tiles(facts)),
+        facts=(
+            Fact("Photographs", shown(facts["n_images"], "count")),
+            Fact("Cases", shown(facts["n_cases"], "count")),
+            Fact("Without a label", shown(facts["n_unlabelled"], "count")),
+            Fact("Labels", str(facts["labels"])),
+            Fact("Date", date),
+            Fact("Photographs in this file", "shown" if has_photos else "left out"),
+        ),
+        sections=(
+            _how_section(facts),
+            _health_section(audit.health),
+            Section(
+                "doubtful", "The most doubtful labels", [_doubtful(audit, has_photos)], menu="Doubtful labels"
+            ),
+            _overlap_section(audit.overlap, audit.health),
+            _duplicates_section(audit, has_photos),
+            _off_topic_section(audit.off_topic),
+            readers_section(audit.readers),
+            _queue_section(facts),
+            _definition_section(),
+        ),
+        footer=f"Drawn by ddeval from the tables in {audit.folder.name}/. This file needs no network and "
+        "sends nothing.",
+        provenance={"page": "audit", "audit": audit.folder.name, "date": date, "photos": photos},
+    )  # fmt: skip
+
+
+def _verdict(facts: Mapping[str, Any]) -> str:
+    share = facts["errors_expected"] / facts["n_images"] if facts["n_images"] else None
+    found = facts["duplicates"]
+    said = (
+        f"About {shown(facts['errors_expected'], 'count')} of "
+        f"{shown(facts['n_images'], 'count')} labels ({shown(share, 'percent')}) may be wrong, says the "
+        "model; readers have to confirm it."
+    )
+    if found["n_leak"]:
+        said += f" Pairs of alike photographs across splits: {shown(found['n_leak'], 'count')}."
+    if found["n_contradictory"]:
+        said += f" With two labels: {shown(found['n_contradictory'], 'count')}."
+    return said
+
+
+def _tiles(facts: Mapping[str, Any]) -> Iterable[Fact]:
+    found = facts["duplicates"]
+    yield Fact(
+        DOUBTS["errors_expected"].title, shown(facts["errors_expected"], "count"),
+        sub=f"of {shown(facts['n_images'], 'count')}", title=DOUBTS["errors_expected"].meaning,
+    )  # fmt: skip
+    yield Fact(
+        DOUBTS["n_disagreeing"].title,
+        shown(facts["n_disagreeing"], "count"),
+        title=DOUBTS["n_disagreeing"].meaning,
+    )
+    yield Fact("Duplicate pairs", shown(found["n_pairs"], "count"))
+    yield Fact("of them across splits", shown(found["n_leak"], "count"))
+
+
+def _how_section(facts: Mapping[str, Any]) -> Section:
+    judged = (
+        f"Each photograph was judged by a fit to the other folds, of {shown(facts['n_folds'], 'count')}."
+        if facts.get("n_folds")
+        else "The checkpoints must not have been trained on these labels: one that was believes wrong ones."
+    )
+    lines = (
+        "Everything here is a suspicion. The lists are sorted, worst first, and are never cut where a label "
+        "would count as wrong: look from the top until little is found.",
+        judged,
+        "A model that errs in one way everywhere doubts right labels there. Compare the doubt of a class "
+        "with how well the class is recognised before the class is called badly labelled.",
+        "Change no label because of this page. Two blind readings and, where they differ, a third settle it; "
+        "the queue below is drawn so that an estimate of accuracy follows from what they say.",
+    )
+    return Section("how", "How to read this page", [Text(line) for line in lines], menu="How to read")
+
+
+def _health_section(health: pd.DataFrame) -> Section:
+    rows = []
+    for row in health.to_dict("records"):
+        noise, n = row["label_noise"], int(row["n_images"])
+        drawing = figures.plot_interval(noise, float("nan"), float("nan"), axis=figures.PERCENT_AXIS)
+        text = shown(noise, "percent", n=n)
+        rows.append(DotRow(str(row["class_name"]), shown(n, "count"), drawing, text))
+    measures = ("label_noise", "inverse_noise", "mean_label_quality")
+    columns = [Column("Class", is_number=False), Column("Photographs")]
+    columns += [Column(DOUBTS[name].title, help=DOUBTS[name].meaning) for name in measures]
+    cells = [
+        [
+            Cell(str(row["class_name"])),
+            Cell(shown(row["n_images"], "count"), sort=float(row["n_images"])),
+            *(
+                Cell(shown(row[name.removeprefix("mean_")], DOUBTS[name].unit, n=int(row["n_images"])),
+                     sort=sort_key(row[name.removeprefix("mean_")]))
+                for name in measures
+            ),
+        ]
+        for row in health.to_dict("records")
+    ]  # fmt: skip
+    plot = DotPlot(
+        "health-plot",
+        "Which classes’ labels are doubted",
+        "Each dot is the share of a class’s labels that probably belong to another class, in percent. It is "
+        "estimated from the model and has no interval: a rare class’s dot strays.",
+        rows,
+        figures.plot_axis(figures.PERCENT_AXIS),
+        value_title="doubted",
+    )
+    table = Table("health-table", "Health of every class", columns, cells, is_filterable=True, is_folded=True)
+    return Section("health", "Health per class", [plot, table], menu="Health")
+
+
+def _doubtful(audit: AuditTables, has_photos: bool) -> Block:
+    if audit.issues.empty:
+        return Text("No labelled photograph was audited.", style="missing")
+    return doubtful_gallery(
+        audit.issues, folder=audit.folder, has_photos=has_photos, n_all=audit.n_issues, id="doubtful-cards"
+    )
+
+
+def _overlap_section(overlap: pd.DataFrame, health: pd.DataFrame) -> Section:
+    if overlap.empty:
+        supply = "No two classes are mixed up in the labels, as far as the model can tell."
+        return missing("overlap", "Classes mixed up in the labels", supply, menu="Overlap")
+    held = health[health["n_images"] > 0].sort_values("n_images", ascending=False, kind="stable")
+    items = [
+        Cell(
+            f"{row['given_label']} → {row['likely_label']}",
+            sub=f"about {shown(row['n_images'], 'count')} photographs, "
+            f"{shown(row['share'], 'percent')} of the label",
+            link="doubtful-cards",
+            filters=f"{row['given_label']} → {row['likely_label']}",
+        )
+        for row in overlap.head(N_PAIRS).to_dict("records")
+    ]
+    blocks: list[Block] = [Listing("overlap-pairs", "Most often mixed up, label → more likely", items)]
+    names = [*held["class_name"], *(health.loc[health["n_images"] == 0, "class_name"])]
+    if len(names) <= MAX_HEAT_CLASSES:
+        counts = dict(zip(health["class_name"], health["n_images"], strict=True))
+        blocks.insert(0, overlap_heat(overlap, n_by_class={name: int(counts[name]) for name in names}))
+    return Section("overlap", "Classes mixed up in the labels", blocks, menu="Overlap")
+
+
+def _duplicates_section(audit: AuditTables, has_photos: bool) -> Section:
+    pairs, found = audit.duplicates, audit.facts["duplicates"]
+    if pairs.empty:
+        supply = "No two photographs are alike. Pictures are compared where the manifest names files, "
+        return missing("duplicates", "Duplicates and leaks", supply + "embeddings where the run has them.")
+    kinds = pairs["kind"].value_counts()
+    facts = Facts(
+        "Pairs of photographs",
+        [
+            Fact("All", shown(found["n_pairs"], "count")),
+            Fact("Across splits (leaks)", shown(found["n_leak"], "count")),
+            Fact("Across patients", shown(found["n_across_groups"], "count")),
+            Fact("With two labels", shown(found["n_contradictory"], "count")),
+            *(Fact(f"Found by {kind}", shown(int(n), "count")) for kind, n in kinds.items()),
+        ],
+    )
+    gallery = duplicates_gallery(
+        pairs.head(N_CARDS), folder=audit.folder, has_photos=has_photos, n_all=len(pairs),
+        id="duplicates-cards",
+    )  # fmt: skip
+    return Section("duplicates", "Duplicates and leaks", [facts, gallery], menu="Duplicates")
+
+
+def _off_topic_section(off_topic: pd.DataFrame) -> Section:
+    title = "Photographs that may be off topic"
+    if off_topic.empty:
+        supply = "None. They are sought by embeddings, and by classes the model names but no label does."
+        return missing("off-topic", title, supply, menu="Off topic")
+    rows = [
+        [
+            Cell(str(row["image_id"])),
+            Cell(str(row["why"])),
+            Cell(str(row["given_label"])),
+            Cell(shown(row["score"], "probability"), sort=sort_key(row["score"])),
+        ]
+        for row in off_topic.head(N_OFF_TOPIC).to_dict("records")
+    ]
+    columns = [Column(name, is_number=False) for name in ("Image", "Why", "Labelled")]
+    columns.append(Column(DOUBTS["off_topic_score"].title, help=DOUBTS["off_topic_score"].meaning))
+    note = f"The first {shown(len(rows), 'count')} of {shown(len(off_topic), 'count')}."
+    table = Table("off-topic-table", "Unlike the rest, or of a class nobody labels", columns, rows,
+                  is_filterable=True, note=note)  # fmt: skip
+    return Section("off-topic", title, [table], menu="Off topic")
+
+
+def readers_section(readers: pd.DataFrame | None) -> Section:
+    """Each reader against the other readers of the same cases, and the model against all of them.
+
+    Parameters
+    ----------
+    readers : DataFrame
+        `who, agrees, ci_low, ci_high, n`, one row a reader and one of the model.
+    """
+    title = "Readers, and the model beside them"
+    if readers is None or readers.empty:
+        supply = (
+            "No readings yet. Once the batch is closed: ddeval audit page AUDIT --batch NAME draws them in."
+        )
+        return missing("readers", title, supply, menu="Readers")
+    rows = []
+    for row in readers.to_dict("records"):
+        values = (row["agrees"], row["ci_low"], row["ci_high"])
+        series = 2 if row["who"] == "the model" else 1
+        rows.append(
+            DotRow(
+                str(row["who"]),
+                shown(row["n"], "count"),
+                figures.plot_interval(*values, axis=figures.PERCENT_AXIS, series=series),
+                shown(row["agrees"], "percent", n=int(row["n"])),
+                sub=shown_interval(row["ci_low"], row["ci_high"], "percent"),
+            )
+        )
+    plot = DotPlot(
+        "readers-plot",
+        "How often each agrees with the other readers",
+        "Each dot is the share of the other readers of a case who name the same first class, mean over "
+        "cases; the bar is its 95 % interval over cases. Readers read blind. A model no lower than the "
+        "readers is no proof that it is as good: the queue holds the cases it is most unsure of.",
+        rows,
+        figures.plot_axis(figures.PERCENT_AXIS),
+        n_title="cases",
+        value_title="agreement",
+        keys=[("dot s1", "a reader"), ("dot s2", "the model")],
+    )
+    return Section("readers", title, [plot], menu="Readers")
+
+
+def _queue_section(facts: Mapping[str, Any]) -> Section:
+    queue: Mapping[str, int] = facts["queue"]
+    rows = [[Cell(kind), Cell(KINDS.get(kind, "")), Cell(shown(n, "count"))] for kind, n in queue.items()]
+    columns = [Column("Kind", is_number=False), Column("What they are", is_number=False), Column("Cases")]
+    blocks: list[Block] = [Table("queue-table", "The queue for readers", columns, rows, is_sortable=False)]
+    flagged: Mapping[str, int] = facts["n_flagged"]
+    blocks.append(_flagged_table(flagged) if flagged else Text("Too many rows for cleanlab’s filters."))
+    lead = (
+        "Which of these a case is, a reader is never told. Each case keeps the probability with which it was "
+        f"drawn; seed {shown(facts['seed'], 'count')} draws the same queue again."
+    )
+    return Section("queue", "What comes before readers", blocks, lead=lead, menu="Queue")
+
+
+def _definition_section() -> Section:
+    items = [(about.title, about.meaning) for about in DOUBTS.values()]
+    lead = "With conventions and sources: docs/metrics.md."
+    return Section("definitions", "Definitions", [Definitions(items)], lead=lead)
+
+
+def _flagged_table(flagged: Mapping[str, int]) -> Table:
+    rows: Sequence[Sequence[Cell]] = [
+        [Cell(name.replace("_", " ")), Cell(shown(n, "count"), sort=float(n))] for name, n in flagged.items()
+    ]
+    columns = [Column("cleanlab’s filter", is_number=False), Column("Labels flagged")]
+    note = "For comparison with other tools. How many are flagged says little of how many are wrong."
+    return Table("flagged", "What cleanlab’s filters flag", columns, rows, is_folded=True, note=note)
