@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from ddeval import io
 from ddeval.data.manifest import manifest_sha256, read_manifest
@@ -34,8 +35,13 @@ class Planted(NamedTuple):
     """`case_id, is_right` of every image labelled with a target in truth: the closed set's answer."""
 
 
-def planted_run(folder: Path, *, n_cases: int = 400, seed: int = 0, name: str = "model") -> Planted:
-    """A manifest of cases with one or two images, 10 % of labels wrong, and a model right on 85 %."""
+def planted_run(
+    folder: Path, *, n_cases: int = 400, seed: int = 0, name: str = "model", has_pictures: bool = False
+) -> Planted:
+    """A manifest of cases with one or two images, 10 % of labels wrong, and a model right on 85 %.
+
+    With pictures, the manifest names a PNG of noise for each image; the eighth is the first once more.
+    """
     rng = np.random.default_rng(seed)
     K = len(CLASSES)
     truth = rng.choice(K, size=n_cases, p=[0.4, 0.25, 0.15, 0.1, 0.1])
@@ -58,6 +64,12 @@ def planted_run(folder: Path, *, n_cases: int = 400, seed: int = 0, name: str = 
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
+    if has_pictures:
+        manifest["image"] = manifest["image_id"] + ".png"
+        for path in manifest["image"]:
+            blobs = Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8))
+            blobs.resize((48, 48), Image.Resampling.BICUBIC).save(folder / path)
+        manifest.loc[7, "image"] = manifest.loc[0, "image"]
     io.write_csv(folder / "manifest.csv", manifest)
     table = pd.DataFrame(probs, columns=list(CLASSES))
     table.insert(0, "image_id", ids)

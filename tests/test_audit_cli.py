@@ -73,12 +73,13 @@ def test_it_names_the_next_command(audited):
 
 def test_the_same_audit_gives_the_same_bytes(audited, tmp_path):
     planted, _ = audited
-    for name in ("a", "b"):
-        assert command(planted.run, "--out", tmp_path / name).exit_code == 0
-    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    first, second = (tmp_path / name / "audit" for name in ("a", "b"))
+    for folder in (first, second):
+        assert command(planted.run, "--out", folder).exit_code == 0
+    files = sorted(path.name for path in first.iterdir())
     assert len(files) >= 8
     for name in files:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(("what", "code"), [("issues", 1), ("leaks", 0), ("duplicates", 0)])

@@ -14,8 +14,6 @@ import pandas as pd
 from ddeval import io
 from ddeval.errors import InputError
 from ddeval.report import figures
-from ddeval.report.cells import sort_key
-from ddeval.report.classes import MAX_HEAT_CLASSES, N_PAIRS
 from ddeval.report.components import (
     Block,
     Cell,
@@ -24,15 +22,19 @@ from ddeval.report.components import (
     DotPlot,
     DotRow,
     Fact,
-    Facts,
-    Listing,
     Page,
     Section,
     Table,
     Text,
     missing,
 )
-from ddeval.report.doubts import doubtful_gallery, duplicates_gallery, overlap_heat
+from ddeval.report.doubts import (
+    doubtful_section,
+    duplicates_section,
+    health_section,
+    off_topic_section,
+    overlap_section,
+)
 from ddeval.report.measures import DOUBTS
 from ddeval.report.page import SYNTHETIC_NOTE, render
 from ddeval.report.rounding import shown, shown_interval
@@ -40,7 +42,6 @@ from ddeval.report.rounding import shown, shown_interval
 AUDIT_FILE = "audit.json"
 N_CARDS = 60
 """Doubtful labels, and pairs, that a page shows; all of them are in the tables."""
-N_OFF_TOPIC = 40
 READERS_FILE = "readers.parquet"
 KINDS = {
     "ranked": "the most doubtful",
@@ -123,13 +124,13 @@ def audit_page(audit: AuditTables, *, date: str, photos: bool) -> Page:
         ),
         sections=(
             _how_section(facts),
-            _health_section(audit.health),
-            Section(
-                "doubtful", "The most doubtful labels", [_doubtful(audit, has_photos)], menu="Doubtful labels"
+            health_section(audit.health),
+            doubtful_section(audit.issues, folder=audit.folder, has_photos=has_photos, n_all=audit.n_issues),
+            overlap_section(audit.overlap, audit.health),
+            duplicates_section(
+                audit.duplicates, facts["duplicates"], folder=audit.folder, has_photos=has_photos, n_cards=N_CARDS
             ),
-            _overlap_section(audit.overlap, audit.health),
-            _duplicates_section(audit, has_photos),
-            _off_topic_section(audit.off_topic),
+            off_topic_section(audit.off_topic),
             readers_section(audit.readers),
             _queue_section(facts),
             _definition_section(),
@@ -186,117 +187,6 @@ def _how_section(facts: Mapping[str, Any]) -> Section:
         "the queue below is drawn so that an estimate of accuracy follows from what they say.",
     )
     return Section("how", "How to read this page", [Text(line) for line in lines], menu="How to read")
-
-
-def _health_section(health: pd.DataFrame) -> Section:
-    rows = []
-    for row in health.to_dict("records"):
-        noise, n = row["label_noise"], int(row["n_images"])
-        drawing = figures.plot_interval(noise, float("nan"), float("nan"), axis=figures.PERCENT_AXIS)
-        text = shown(noise, "percent", n=n)
-        rows.append(DotRow(str(row["class_name"]), shown(n, "count"), drawing, text))
-    measures = ("label_noise", "inverse_noise", "mean_label_quality")
-    columns = [Column("Class", is_number=False), Column("Photographs")]
-    columns += [Column(DOUBTS[name].title, help=DOUBTS[name].meaning) for name in measures]
-    cells = [
-        [
-            Cell(str(row["class_name"])),
-            Cell(shown(row["n_images"], "count"), sort=float(row["n_images"])),
-            *(
-                Cell(shown(row[name.removeprefix("mean_")], DOUBTS[name].unit, n=int(row["n_images"])),
-                     sort=sort_key(row[name.removeprefix("mean_")]))
-                for name in measures
-            ),
-        ]
-        for row in health.to_dict("records")
-    ]  # fmt: skip
-    plot = DotPlot(
-        "health-plot",
-        "Which classes’ labels are doubted",
-        "Each dot is the share of a class’s labels that probably belong to another class, in percent. It is "
-        "estimated from the model and has no interval: a rare class’s dot strays.",
-        rows,
-        figures.plot_axis(figures.PERCENT_AXIS),
-        value_title="doubted",
-    )
-    table = Table("health-table", "Health of every class", columns, cells, is_filterable=True, is_folded=True)
-    return Section("health", "Health per class", [plot, table], menu="Health")
-
-
-def _doubtful(audit: AuditTables, has_photos: bool) -> Block:
-    if audit.issues.empty:
-        return Text("No labelled photograph was audited.", style="missing")
-    return doubtful_gallery(
-        audit.issues, folder=audit.folder, has_photos=has_photos, n_all=audit.n_issues, id="doubtful-cards"
-    )
-
-
-def _overlap_section(overlap: pd.DataFrame, health: pd.DataFrame) -> Section:
-    if overlap.empty:
-        supply = "No two classes are mixed up in the labels, as far as the model can tell."
-        return missing("overlap", "Classes mixed up in the labels", supply, menu="Overlap")
-    held = health[health["n_images"] > 0].sort_values("n_images", ascending=False, kind="stable")
-    items = [
-        Cell(
-            f"{row['given_label']} → {row['likely_label']}",
-            sub=f"about {shown(row['n_images'], 'count')} photographs, "
-            f"{shown(row['share'], 'percent')} of the label",
-            link="doubtful-cards",
-            filters=f"{row['given_label']} → {row['likely_label']}",
-        )
-        for row in overlap.head(N_PAIRS).to_dict("records")
-    ]
-    blocks: list[Block] = [Listing("overlap-pairs", "Most often mixed up, label → more likely", items)]
-    names = [*held["class_name"], *(health.loc[health["n_images"] == 0, "class_name"])]
-    if len(names) <= MAX_HEAT_CLASSES:
-        counts = dict(zip(health["class_name"], health["n_images"], strict=True))
-        blocks.insert(0, overlap_heat(overlap, n_by_class={name: int(counts[name]) for name in names}))
-    return Section("overlap", "Classes mixed up in the labels", blocks, menu="Overlap")
-
-
-def _duplicates_section(audit: AuditTables, has_photos: bool) -> Section:
-    pairs, found = audit.duplicates, audit.facts["duplicates"]
-    if pairs.empty:
-        supply = "No two photographs are alike. Pictures are compared where the manifest names files, "
-        return missing("duplicates", "Duplicates and leaks", supply + "embeddings where the run has them.")
-    kinds = pairs["kind"].value_counts()
-    facts = Facts(
-        "Pairs of photographs",
-        [
-            Fact("All", shown(found["n_pairs"], "count")),
-            Fact("Across splits (leaks)", shown(found["n_leak"], "count")),
-            Fact("Across patients", shown(found["n_across_groups"], "count")),
-            Fact("With two labels", shown(found["n_contradictory"], "count")),
-            *(Fact(f"Found by {kind}", shown(int(n), "count")) for kind, n in kinds.items()),
-        ],
-    )
-    gallery = duplicates_gallery(
-        pairs.head(N_CARDS), folder=audit.folder, has_photos=has_photos, n_all=len(pairs),
-        id="duplicates-cards",
-    )  # fmt: skip
-    return Section("duplicates", "Duplicates and leaks", [facts, gallery], menu="Duplicates")
-
-
-def _off_topic_section(off_topic: pd.DataFrame) -> Section:
-    title = "Photographs that may be off topic"
-    if off_topic.empty:
-        supply = "None. They are sought by embeddings, and by classes the model names but no label does."
-        return missing("off-topic", title, supply, menu="Off topic")
-    rows = [
-        [
-            Cell(str(row["image_id"])),
-            Cell(str(row["why"])),
-            Cell(str(row["given_label"])),
-            Cell(shown(row["score"], "probability"), sort=sort_key(row["score"])),
-        ]
-        for row in off_topic.head(N_OFF_TOPIC).to_dict("records")
-    ]
-    columns = [Column(name, is_number=False) for name in ("Image", "Why", "Labelled")]
-    columns.append(Column(DOUBTS["off_topic_score"].title, help=DOUBTS["off_topic_score"].meaning))
-    note = f"The first {shown(len(rows), 'count')} of {shown(len(off_topic), 'count')}."
-    table = Table("off-topic-table", "Unlike the rest, or of a class nobody labels", columns, rows,
-                  is_filterable=True, note=note)  # fmt: skip
-    return Section("off-topic", title, [table], menu="Off topic")
 
 
 def readers_section(readers: pd.DataFrame | None) -> Section:

@@ -1,7 +1,7 @@
-"""Parts of an audit's page: doubtful labels, duplicates side by side, which classes overlap.
+"""Sections of an audit's page: health, doubtful labels, overlap, duplicates side by side, off topic.
 
-Each takes a table of `ddeval.audit` and gives a block. What is shown is a suspicion: the page never calls
-a label wrong.
+Each takes a table of `ddeval.audit` and shows it. What is shown is a suspicion: the page never calls a
+label wrong.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,79 @@ from pathlib import Path
 
 import pandas as pd
 
+from ddeval.report import figures
 from ddeval.report.cells import sort_key
-from ddeval.report.classes import HEAT_TICKS, heat_level
-from ddeval.report.components import Card, Cell, Column, Gallery, Heat, Photo, Table
+from ddeval.report.classes import HEAT_TICKS, MAX_HEAT_CLASSES, N_PAIRS, heat_level
+from ddeval.report.components import (
+    Block,
+    Card,
+    Cell,
+    Column,
+    DotPlot,
+    DotRow,
+    Fact,
+    Facts,
+    Gallery,
+    Heat,
+    Listing,
+    Photo,
+    Section,
+    Table,
+    Text,
+    missing,
+)
 from ddeval.report.evidence import PHOTOS_LEFT_OUT
 from ddeval.report.inputs import data_uri
+from ddeval.report.measures import DOUBTS
 from ddeval.report.rounding import rounded, shown, shown_tick
+
+N_OFF_TOPIC = 40
+
+
+def health_section(health: pd.DataFrame) -> Section:
+    """Estimated noise of every class's labels: dots, and every number in a table (`class_health`)."""
+    rows = []
+    for row in health.to_dict("records"):
+        noise, n = row["label_noise"], int(row["n_images"])
+        drawing = figures.plot_interval(noise, float("nan"), float("nan"), axis=figures.PERCENT_AXIS)
+        text = shown(noise, "percent", n=n)
+        rows.append(DotRow(str(row["class_name"]), shown(n, "count"), drawing, text))
+    measures = ("label_noise", "inverse_noise", "mean_label_quality")
+    columns = [Column("Class", is_number=False), Column("Photographs")]
+    columns += [Column(DOUBTS[name].title, help=DOUBTS[name].meaning) for name in measures]
+    cells = [
+        [
+            Cell(str(row["class_name"])),
+            Cell(shown(row["n_images"], "count"), sort=float(row["n_images"])),
+            *(
+                Cell(shown(row[name.removeprefix("mean_")], DOUBTS[name].unit, n=int(row["n_images"])),
+                     sort=sort_key(row[name.removeprefix("mean_")]))
+                for name in measures
+            ),
+        ]
+        for row in health.to_dict("records")
+    ]  # fmt: skip
+    plot = DotPlot(
+        "health-plot",
+        "Which classes’ labels are doubted",
+        "Each dot is the share of a class’s labels that probably belong to another class, in percent. It is "
+        "estimated from the model and has no interval: a rare class’s dot strays.",
+        rows,
+        figures.plot_axis(figures.PERCENT_AXIS),
+        value_title="doubted",
+    )
+    table = Table("health-table", "Health of every class", columns, cells, is_filterable=True, is_folded=True)
+    return Section("health", "Health per class", [plot, table], menu="Health")
+
+
+def doubtful_section(issues: pd.DataFrame, *, folder: Path, has_photos: bool, n_all: int) -> Section:
+    """The gallery of `doubtful_gallery` under its heading."""
+    gallery: Block = Text("No labelled photograph was audited.", style="missing")
+    if len(issues):
+        gallery = doubtful_gallery(
+            issues, folder=folder, has_photos=has_photos, n_all=n_all, id="doubtful-cards"
+        )
+    return Section("doubtful", "The most doubtful labels", [gallery], menu="Doubtful labels")
 
 
 def doubtful_gallery(
@@ -53,6 +120,92 @@ def doubtful_gallery(
         note=f"The {shown(len(cards), 'count')} most doubtful{_of(n_all)}.",
         left_out="" if has_photos else PHOTOS_LEFT_OUT,
     )
+
+
+def overlap_section(overlap: pd.DataFrame, health: pd.DataFrame) -> Section:
+    """Pairs of classes that the labels mix up, as a list and, for few classes, as heat."""
+    if overlap.empty:
+        supply = "No two classes are mixed up in the labels, as far as the model can tell."
+        return missing("overlap", "Classes mixed up in the labels", supply, menu="Overlap")
+    held = health[health["n_images"] > 0].sort_values("n_images", ascending=False, kind="stable")
+    items = [
+        Cell(
+            f"{row['given_label']} → {row['likely_label']}",
+            sub=f"about {shown(row['n_images'], 'count')} photographs, "
+            f"{shown(row['share'], 'percent')} of the label",
+            link="doubtful-cards",
+            filters=f"{row['given_label']} → {row['likely_label']}",
+        )
+        for row in overlap.head(N_PAIRS).to_dict("records")
+    ]
+    blocks: list[Block] = [Listing("overlap-pairs", "Most often mixed up, label → more likely", items)]
+    names = [*held["class_name"], *(health.loc[health["n_images"] == 0, "class_name"])]
+    if len(names) <= MAX_HEAT_CLASSES:
+        counts = dict(zip(health["class_name"], health["n_images"], strict=True))
+        blocks.insert(0, overlap_heat(overlap, n_by_class={name: int(counts[name]) for name in names}))
+    return Section("overlap", "Classes mixed up in the labels", blocks, menu="Overlap")
+
+
+def overlap_heat(overlap: pd.DataFrame, *, n_by_class: Mapping[str, int], id: str = "overlap") -> Heat:
+    """Estimated share of each class's labels that belong to another class.
+
+    Parameters
+    ----------
+    overlap : DataFrame
+        `given_label, likely_label, share` (of the given label's images), a row a pair.
+    n_by_class : mapping
+        Images of each class; its order is that of rows and columns.
+    """
+    shares = dict(
+        zip(zip(overlap["given_label"], overlap["likely_label"], strict=True), overlap["share"], strict=True)
+    )
+    rows = []
+    for given, n in n_by_class.items():
+        row = [Cell(given, title=f"{shown(n, 'count')} photographs")]
+        for likely in n_by_class:
+            share = shares.get((given, likely), 0.0)
+            title = (
+                f"labelled {given}, more likely {likely}: {shown(share, 'percent')} of {shown(n, 'count')}"
+            )
+            text = rounded(share, "percent") if share > 0 else ""
+            row.append(Cell(text, title=title, level=heat_level(share), sort=sort_key(share)))
+        rows.append(row)
+    columns = [Column("", is_number=False), *(Column(name) for name in n_by_class)]
+    return Heat(
+        f"{id}-heat",
+        "Which classes are mixed up in the labels",
+        "A row is the label as given, a column the class it more likely is; the numbers are estimated "
+        "percent of the row. Under 1 % has no colour.",
+        Table(f"{id}-table", "Overlap of the classes", columns, rows, is_sortable=False),
+        scale=[(heat_level(tick) or 0, f"{shown_tick(tick, 'percent')} %") for tick in HEAT_TICKS],
+        row_title="labelled",
+        column_title="more likely",
+    )
+
+
+def duplicates_section(
+    pairs: pd.DataFrame, found: Mapping[str, int], *, folder: Path, has_photos: bool, n_cards: int
+) -> Section:
+    """How many pairs of each kind, and the first `n_cards` side by side; `found` is of audit.json."""
+    if pairs.empty:
+        supply = "No two photographs are alike. Pictures are compared where the manifest names files, "
+        return missing("duplicates", "Duplicates and leaks", supply + "embeddings where the run has them.")
+    kinds = pairs["kind"].value_counts()
+    facts = Facts(
+        "Pairs of photographs",
+        [
+            Fact("All", shown(found["n_pairs"], "count")),
+            Fact("Across splits (leaks)", shown(found["n_leak"], "count")),
+            Fact("Across patients", shown(found["n_across_groups"], "count")),
+            Fact("With two labels", shown(found["n_contradictory"], "count")),
+            *(Fact(f"Found by {kind}", shown(int(n), "count")) for kind, n in kinds.items()),
+        ],
+    )
+    gallery = duplicates_gallery(
+        pairs.head(n_cards), folder=folder, has_photos=has_photos, n_all=len(pairs),
+        id="duplicates-cards",
+    )  # fmt: skip
+    return Section("duplicates", "Duplicates and leaks", [facts, gallery], menu="Duplicates")
 
 
 def duplicates_gallery(
@@ -97,42 +250,28 @@ def duplicates_gallery(
     )
 
 
+def off_topic_section(off_topic: pd.DataFrame) -> Section:
+    """Images of a class nobody labels, and those least like any other, as a table."""
+    title = "Photographs that may be off topic"
+    if off_topic.empty:
+        supply = "None. They are sought by embeddings, and by classes the model names but no label does."
+        return missing("off-topic", title, supply, menu="Off topic")
+    rows = [
+        [
+            Cell(str(row["image_id"])),
+            Cell(str(row["why"])),
+            Cell(str(row["given_label"])),
+            Cell(shown(row["score"], "probability"), sort=sort_key(row["score"])),
+        ]
+        for row in off_topic.head(N_OFF_TOPIC).to_dict("records")
+    ]
+    columns = [Column(name, is_number=False) for name in ("Image", "Why", "Labelled")]
+    columns.append(Column(DOUBTS["off_topic_score"].title, help=DOUBTS["off_topic_score"].meaning))
+    note = f"The first {shown(len(rows), 'count')} of {shown(len(off_topic), 'count')}."
+    table = Table("off-topic-table", "Unlike the rest, or of a class nobody labels", columns, rows,
+                  is_filterable=True, note=note)  # fmt: skip
+    return Section("off-topic", title, [table], menu="Off topic")
+
+
 def _of(n_all: int | None) -> str:
     return "" if n_all is None else f" of {shown(n_all, 'count')}"
-
-
-def overlap_heat(overlap: pd.DataFrame, *, n_by_class: Mapping[str, int], id: str = "overlap") -> Heat:
-    """Estimated share of each class's labels that belong to another class.
-
-    Parameters
-    ----------
-    overlap : DataFrame
-        `given_label, likely_label, share` (of the given label's images), a row a pair.
-    n_by_class : mapping
-        Images of each class; its order is that of rows and columns.
-    """
-    shares = dict(
-        zip(zip(overlap["given_label"], overlap["likely_label"], strict=True), overlap["share"], strict=True)
-    )
-    rows = []
-    for given, n in n_by_class.items():
-        row = [Cell(given, title=f"{shown(n, 'count')} photographs")]
-        for likely in n_by_class:
-            share = shares.get((given, likely), 0.0)
-            title = (
-                f"labelled {given}, more likely {likely}: {shown(share, 'percent')} of {shown(n, 'count')}"
-            )
-            text = rounded(share, "percent") if share > 0 else ""
-            row.append(Cell(text, title=title, level=heat_level(share), sort=sort_key(share)))
-        rows.append(row)
-    columns = [Column("", is_number=False), *(Column(name) for name in n_by_class)]
-    return Heat(
-        f"{id}-heat",
-        "Which classes are mixed up in the labels",
-        "A row is the label as given, a column the class it more likely is; the numbers are estimated "
-        "percent of the row. Under 1 % has no colour.",
-        Table(f"{id}-table", "Overlap of the classes", columns, rows, is_sortable=False),
-        scale=[(heat_level(tick) or 0, f"{shown_tick(tick, 'percent')} %") for tick in HEAT_TICKS],
-        row_title="labelled",
-        column_title="more likely",
-    )
