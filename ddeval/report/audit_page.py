@@ -128,7 +128,8 @@ def audit_page(audit: AuditTables, *, date: str, photos: bool) -> Page:
             doubtful_section(audit.issues, folder=audit.folder, has_photos=has_photos, n_all=audit.n_issues),
             overlap_section(audit.overlap, audit.health),
             duplicates_section(
-                audit.duplicates, facts["duplicates"], folder=audit.folder, has_photos=has_photos, n_cards=N_CARDS
+                audit.duplicates, facts["duplicates"], folder=audit.folder, has_photos=has_photos,
+                n_cards=N_CARDS,
             ),
             off_topic_section(audit.off_topic),
             readers_section(audit.readers),
