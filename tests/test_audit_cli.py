@@ -68,7 +68,7 @@ def test_an_audit_ends_with_0_whatever_it_finds_and_leaves_its_tables(audited):
 def test_it_names_the_next_command(audited):
     planted, _ = audited
     done = command(planted.run)
-    assert f"ddeval vet open {planted.run / 'audit' / 'queue.parquet'}" in done.stdout
+    assert f"ddeval vet open {planted.run / 'audit'}\n" in done.stdout
 
 
 def test_the_same_audit_gives_the_same_bytes(audited, tmp_path):

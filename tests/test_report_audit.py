@@ -11,7 +11,7 @@ from ddeval.cli import app
 from ddeval.cli.auditing import agreement, audit_runs, draw
 from ddeval.errors import InputError
 from ddeval.report.audit_page import read_audit, readers_section, write_audit_report
-from ddeval.report.components import DotPlot
+from ddeval.report.components import DotPlot, Text
 from ddeval.report.measures import DOUBTS
 from ddeval.vet.store import Store
 from tests.audit_fixture import CLASS_OF, planted_run, read_queue
@@ -34,7 +34,7 @@ def test_the_command_leaves_a_page_and_names_it(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     page = planted.run / "audit" / "report.html"
     assert str(page) in done.output
-    assert "may be wrong, says the model" in page.read_text()
+    assert "readers say." in page.read_text()
 
 
 def test_the_same_tables_give_the_same_bytes_and_ask_for_nothing(audit: Path, tmp_path: Path) -> None:
@@ -84,7 +84,13 @@ def test_readers_of_a_closed_batch_are_drawn_beside_the_model(audit: Path, tmp_p
     page = draw(folder, date=DATE, readers=found)
     assert found["who"].tolist() == ["ann", "bob", "the model"]
     assert found.set_index("who").loc["ann", "agrees"] == 1.0  # both always answer the truth
-    (plot,) = readers_section(found).blocks
+    (plot, note) = readers_section(found).blocks
+    assert isinstance(plot, DotPlot)
+    assert isinstance(note, Text)
+    assert [row.name for row in plot.rows] == ["ann", "bob"]
+    assert "without the model’s answers" in note.text
+    answered = found.assign(n=24, agrees=0.9, ci_low=0.8, ci_high=1.0)
+    (plot,) = readers_section(answered).blocks
     assert isinstance(plot, DotPlot)
     assert [row.name for row in plot.rows] == ["ann", "bob", "the model"]
     assert "No readings yet" not in page.read_text()

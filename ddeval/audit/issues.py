@@ -12,7 +12,7 @@ import pandas as pd
 
 from ddeval.audit.neighbours import Neighbours, neighbour_probs, neighbours, outlier_scores
 from ddeval.audit.ranking import own, pooled, recalibrated
-from ddeval.metrics.arrays import Labels, Probs, check_labels_and_probs
+from ddeval.metrics.arrays import Labels, Probs, check_labels_and_probs, top_class
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,7 +28,8 @@ def issues_table(
 ) -> pd.DataFrame:
     """ISSUES: one row an image, most suspicious label first.
 
-    Columns after those of the table: `predicted_probability` (how sure, recalibrated),
+    Columns after those of the table: `predicted_probability` (how sure, recalibrated), `model_label` (the
+    model's own first choice, before any recalibration; ties count against the label),
     `self_confidence` and `recalibrated_confidence` (whose mean is `label_quality`), `normalized_margin`
     (given less best other, 0 to 1), `entropy` (nats), `<name>_confidence` of every further opinion, and
     with features `neighbour_confidence` and `outlier_score`. Ties in quality go by image id.
@@ -65,6 +66,7 @@ def issues_table(
             "given_label": names[given],
             "predicted_label": names[predicted],
             "predicted_probability": likely[rows, predicted],
+            "model_label": names[top_class(given, mean)],
             "self_confidence": confidence,
             "recalibrated_confidence": recalibrated_confidence,
             "normalized_margin": (confidence - _best_other(mean, given) + 1) / 2,

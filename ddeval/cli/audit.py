@@ -52,7 +52,9 @@ def runs(
     after: Annotated[
         list[Path] | None, typer.Option(help="queue.parquet of an earlier batch: not chosen again.")
     ] = None,
-    pictures: Annotated[bool, typer.Option(help="Compare the image files of the manifest.")] = True,
+    pictures: Annotated[
+        bool, typer.Option(help="Read the image files: compare them, keep small ones for the page.")
+    ] = True,
     embeddings: Annotated[bool, typer.Option(help="Use the run's embeddings.")] = True,
     similarity: Annotated[
         float, typer.Option(help="Cosine from which embeddings are near-duplicates.")
@@ -113,7 +115,7 @@ def _say(folder: Path, page: Path, summary: dict[str, Any], worst: Any) -> None:
     console.say(console.table(rows, header=["", "quality", "labelled", "likely", "image"]))
     console.say(
         f"labels                      {summary['n_disagreeing']:,} name another class than the model; "
-        f"about {summary['errors_expected']:,.0f} may be wrong"
+        f"its guess is that about {summary['errors_expected']:,.0f} are wrong"
     )
     console.say(
         f"duplicates                  {found['n_pairs']:,} pairs: {found['n_leak']:,} across splits, "
@@ -123,9 +125,7 @@ def _say(folder: Path, page: Path, summary: dict[str, Any], worst: Any) -> None:
     console.say(f"queue                       {sum(summary['queue'].values())} cases: {counts}")
     console.say(f"\naudit    {folder}")
     console.say(f"report   {page}")
-    console.say(
-        f"next     ddeval audit plan {folder} --readers 4   ·   ddeval vet open {folder / 'queue.parquet'}"
-    )
+    console.say(f"next     ddeval audit plan {folder} --readers 4   ·   ddeval vet open {folder}")
 
 
 def _mix(text: str | None) -> tuple[float, float, float] | None:

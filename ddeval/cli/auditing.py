@@ -376,21 +376,23 @@ def _with_thumbnails(
     *,
     image_roots: Sequence[Path],
 ) -> "tuple[Findings, pd.DataFrame]":
-    """`thumbnail` of the issues and `thumbnail_a`, `thumbnail_b` of the pairs that the page shows."""
+    """A `thumbnail` of what the page shows: issues, odd photographs, pairs (`thumbnail_a`, `thumbnail_b`)."""
     from ddeval.report.audit_page import N_CARDS
     from ddeval.score.evaluate import with_thumbnails
 
     roots = list(image_roots) or [subject.manifest_path.parent]
     manifest = subject.manifest.set_index("image_id")
-    issues = found.issues.assign(thumbnail=None)
-    shown, _ = with_thumbnails(folder, found.issues.head(N_CARDS), manifest, roots)
-    issues["thumbnail"] = shown["thumbnail"].reindex(issues.index)
-    pairs = duplicates.copy()
-    for side in "ab":
-        first = pairs.head(N_CARDS).rename(columns={f"image_id_{side}": "image_id"})
-        shown, _ = with_thumbnails(folder, first, manifest, roots)
-        pairs[f"thumbnail_{side}"] = shown["thumbnail"].reindex(pairs.index)
-    return found._replace(issues=issues), pairs
+
+    def names(table: "pd.DataFrame", column: str = "image_id") -> "pd.Series":
+        rows = table[[column]].head(N_CARDS).rename(columns={column: "image_id"})
+        return with_thumbnails(folder, rows, manifest, roots)[0]["thumbnail"].reindex(table.index)
+
+    pairs = {f"thumbnail_{side}": names(duplicates, f"image_id_{side}") for side in "ab"}
+    shown = found._replace(
+        issues=found.issues.assign(thumbnail=names(found.issues)),
+        off_topic=found.off_topic.assign(thumbnail=names(found.off_topic)),
+    )
+    return shown, duplicates.assign(**pairs)
 
 
 def draw(

@@ -23,8 +23,9 @@ def read_queue(
 ) -> "tuple[pd.DataFrame, dict[str, Any], pd.DataFrame | None]":
     """QUEUE, its metadata and the pairs to decide, from an audit folder; from a lone queue no pairs.
 
-    In an audit folder each case also takes `rank` (of its most doubtful image) and `predicted_label` (of
-    most of its images, the most doubtful one's where they tie), for the admin's dashboard alone.
+    In an audit folder each case also takes `rank` (of its most doubtful image) and `predicted_label` (the
+    model's first choice on most of its images, the most doubtful one's where they tie), for the admin's
+    dashboard and the audit's page alone.
     """
     from ddeval import io
 
@@ -36,7 +37,7 @@ def read_queue(
     case_of = manifest.set_index("image_id")["case_id"]
     by_case = issues.groupby(issues["image_id"].map(case_of), sort=False)
     queue["rank"] = queue["case_id"].map(by_case["rank"].min())
-    predicted = by_case["predicted_label"].agg(lambda said: str(said.value_counts(sort=False).idxmax()))
+    predicted = by_case["model_label"].agg(lambda said: str(said.value_counts(sort=False).idxmax()))
     queue["predicted_label"] = queue["case_id"].map(predicted)
     return queue, metadata, io.read_parquet(folder / "duplicates.parquet")[0]
 

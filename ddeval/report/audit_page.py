@@ -41,7 +41,7 @@ from ddeval.report.rounding import shown, shown_interval
 
 AUDIT_FILE = "audit.json"
 N_CARDS = 60
-"""Doubtful labels, and pairs, that a page shows; all of them are in the tables."""
+"""Doubtful labels, pairs and odd photographs that a page shows; all of them are in the tables."""
 READERS_FILE = "readers.parquet"
 KINDS = {
     "ranked": "the most doubtful",
@@ -62,6 +62,7 @@ class AuditTables:
     n_issues: int
     duplicates: pd.DataFrame
     off_topic: pd.DataFrame
+    """With `thumbnail` of the first `N_CARDS`, as `duplicates` with two."""
     health: pd.DataFrame
     overlap: pd.DataFrame
     readers: pd.DataFrame | None
@@ -126,12 +127,12 @@ def audit_page(audit: AuditTables, *, date: str, photos: bool) -> Page:
             _how_section(facts),
             health_section(audit.health),
             doubtful_section(audit.issues, folder=audit.folder, has_photos=has_photos, n_all=audit.n_issues),
-            overlap_section(audit.overlap, audit.health),
+            overlap_section(audit.overlap, audit.health, issues=audit.issues),
             duplicates_section(
                 audit.duplicates, facts["duplicates"], folder=audit.folder, has_photos=has_photos,
                 n_cards=N_CARDS,
             ),
-            off_topic_section(audit.off_topic),
+            off_topic_section(audit.off_topic, folder=audit.folder, has_photos=has_photos, n_cards=N_CARDS),
             readers_section(audit.readers),
             _queue_section(facts),
             _definition_section(),
@@ -143,33 +144,31 @@ def audit_page(audit: AuditTables, *, date: str, photos: bool) -> Page:
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:
-    share = facts["errors_expected"] / facts["n_images"] if facts["n_images"] else None
-    found = facts["duplicates"]
+    n, found = facts["n_images"], facts["duplicates"]
+    share = shown(facts["n_disagreeing"] / n if n else None, "percent")
     said = (
-        f"About {shown(facts['errors_expected'], 'count')} of "
-        f"{shown(facts['n_images'], 'count')} labels ({shown(share, 'percent')}) may be wrong, says the "
-        "model; readers have to confirm it."
+        f"The model names another class for {shown(facts['n_disagreeing'], 'count')} of {shown(n, 'count')} "
+        f"labels ({share}) and guesses that about {shown(facts['errors_expected'], 'count')} are wrong; "
+        "which ones, and how many, readers say."
     )
     if found["n_leak"]:
         said += f" Pairs of alike photographs across splits: {shown(found['n_leak'], 'count')}."
     if found["n_contradictory"]:
-        said += f" With two labels: {shown(found['n_contradictory'], 'count')}."
+        said += f" Pairs with two labels: {shown(found['n_contradictory'], 'count')}."
     return said
 
 
 def _tiles(facts: Mapping[str, Any]) -> Iterable[Fact]:
     found = facts["duplicates"]
-    yield Fact(
-        DOUBTS["errors_expected"].title, shown(facts["errors_expected"], "count"),
-        sub=f"of {shown(facts['n_images'], 'count')}", title=DOUBTS["errors_expected"].meaning,
-    )  # fmt: skip
-    yield Fact(
-        DOUBTS["n_disagreeing"].title,
-        shown(facts["n_disagreeing"], "count"),
-        title=DOUBTS["n_disagreeing"].meaning,
-    )
-    yield Fact("Duplicate pairs", shown(found["n_pairs"], "count"))
-    yield Fact("of them across splits", shown(found["n_leak"], "count"))
+    for name, sub in (
+        ("n_disagreeing", f"of {shown(facts['n_images'], 'count')} labels"),
+        ("errors_expected", "the model’s guess"),
+    ):
+        yield Fact(
+            DOUBTS[name].title, shown(facts[name], "count"), sub=sub, title=DOUBTS[name].meaning
+        )  # fmt: skip
+    yield Fact("Duplicate pairs", shown(found["n_pairs"], "count"), sub="of the whole manifest")
+    yield Fact("Leaks", shown(found["n_leak"], "count"), sub="pairs across splits")
 
 
 def _how_section(facts: Mapping[str, Any]) -> Section:
@@ -178,16 +177,25 @@ def _how_section(facts: Mapping[str, Any]) -> Section:
         if facts.get("n_folds")
         else "The checkpoints must not have been trained on these labels: one that was believes wrong ones."
     )
-    lines = (
-        "Everything here is a suspicion. The lists are sorted, worst first, and are never cut where a label "
-        "would count as wrong: look from the top until little is found.",
-        judged,
-        "A model that errs in one way everywhere doubts right labels there. Compare the doubt of a class "
-        "with how well the class is recognised before the class is called badly labelled.",
-        "Change no label because of this page. Two blind readings and, where they differ, a third settle it; "
-        "the queue below is drawn so that an estimate of accuracy follows from what they say.",
+    items = (
+        (
+            "It is a list",
+            "Everything is sorted, worst first, and cut nowhere: look from the top until little is found.",
+        ),
+        ("Who judged", judged),
+        (
+            "What a model cannot tell",
+            "One that errs in one way everywhere doubts right labels there. Look how well a class is "
+            "recognised before it is called badly labelled.",
+        ),
+        (
+            "What happens next",
+            "No label is changed because of this page. Two blind readings and, where they differ, a third "
+            "settle it; the queue is drawn so that an estimate of accuracy follows.",
+        ),
     )
-    return Section("how", "How to read this page", [Text(line) for line in lines], menu="How to read")
+    lead = "Everything here is a suspicion."
+    return Section("how", "How to read this page", [Definitions(items)], lead=lead, menu="How to read")
 
 
 def readers_section(readers: pd.DataFrame | None) -> Section:
@@ -205,7 +213,7 @@ def readers_section(readers: pd.DataFrame | None) -> Section:
         )
         return missing("readers", title, supply, menu="Readers")
     rows = []
-    for row in readers.to_dict("records"):
+    for row in readers[readers["n"] > 0].to_dict("records"):
         values = (row["agrees"], row["ci_low"], row["ci_high"])
         series = 2 if row["who"] == "the model" else 1
         rows.append(
@@ -229,7 +237,15 @@ def readers_section(readers: pd.DataFrame | None) -> Section:
         value_title="agreement",
         keys=[("dot s1", "a reader"), ("dot s2", "the model")],
     )
-    return Section("readers", title, [plot], menu="Readers")
+    blocks: list[Block] = [plot]
+    if "the model" not in {row.name for row in rows}:
+        blocks.append(
+            Text(
+                "The batch was opened without the model’s answers: ddeval vet open AUDIT keeps them.",
+                style="note",
+            )
+        )
+    return Section("readers", title, blocks, menu="Readers")
 
 
 def _queue_section(facts: Mapping[str, Any]) -> Section:

@@ -184,6 +184,8 @@ class Card:
     """What is named and its value: label, predicted, confidence."""
     filters: str = ""
     """What the gallery's filter searches."""
+    text: str = ""
+    """A sentence under the photographs."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,12 @@ from ddeval.report.inputs import data_uri
 from ddeval.report.measures import DOUBTS
 from ddeval.report.rounding import rounded, shown, shown_tick
 
-N_OFF_TOPIC = 40
+FOUND_BY = {
+    "file": "equal files",
+    "pixels": "equal pixels",
+    "perceptual": "equal structure",
+    "embedding": "embeddings",
+}
 
 
 def health_section(health: pd.DataFrame) -> Section:
@@ -104,40 +109,38 @@ def doubtful_gallery(
         alt = f"{image_id}: labelled {given}, more likely {predicted}"
         photo = Photo(image_id, alt, data_uri(folder, row.get("thumbnail")) if has_photos else "")
         lines = (
-            ("rank", shown(row["rank"], "count")),
-            ("labelled", given),
-            ("likely", predicted),
             ("quality", shown(row["label_quality"], "probability")),
-            ("why", str(row["reason"])),
+            ("rank", shown(row["rank"], "count")),
             ("image", image_id),
         )
-        cards.append(Card((photo,), lines, filters=f"{given} → {predicted} {image_id} {row['reason']}"))
+        why = str(row["reason"])
+        cards.append(Card((photo,), lines, filters=f"{given} → {predicted} {image_id} {why}", text=why))
     return Gallery(
         id,
-        "The most doubtful labels",
-        "Worst first; quality runs from 0 to 1. It is a list to look through: a reader decides.",
+        "Worst first",
+        "Quality runs from 0 to 1. It is a list to look through: a reader decides.",
         cards,
         note=f"The {shown(len(cards), 'count')} most doubtful{_of(n_all)}.",
         left_out="" if has_photos else PHOTOS_LEFT_OUT,
     )
 
 
-def overlap_section(overlap: pd.DataFrame, health: pd.DataFrame) -> Section:
-    """Pairs of classes that the labels mix up, as a list and, for few classes, as heat."""
+def overlap_section(overlap: pd.DataFrame, health: pd.DataFrame, *, issues: pd.DataFrame) -> Section:
+    """Pairs of classes that the labels mix up, as a list and, for few classes, as heat.
+
+    A pair leads to its photographs where `issues`, those the page shows, has any.
+    """
     if overlap.empty:
         supply = "No two classes are mixed up in the labels, as far as the model can tell."
         return missing("overlap", "Classes mixed up in the labels", supply, menu="Overlap")
     held = health[health["n_images"] > 0].sort_values("n_images", ascending=False, kind="stable")
-    items = [
-        Cell(
-            f"{row['given_label']} → {row['likely_label']}",
-            sub=f"about {shown(row['n_images'], 'count')} photographs, "
-            f"{shown(row['share'], 'percent')} of the label",
-            link="doubtful-cards",
-            filters=f"{row['given_label']} → {row['likely_label']}",
-        )
-        for row in overlap.head(N_PAIRS).to_dict("records")
-    ]
+    on_page, items = set(issues["given_label"] + " → " + issues["predicted_label"]), []
+    for row in overlap.head(N_PAIRS).to_dict("records"):
+        pair = f"{row['given_label']} → {row['likely_label']}"
+        n, share = shown(row["n_images"], "count"), shown(row["share"], "percent")
+        link = "doubtful-cards" if pair in on_page else ""
+        sub = f"about {n} photographs, {share} of the label"
+        items.append(Cell(pair, sub=sub, link=link, filters=pair if link else ""))
     blocks: list[Block] = [Listing("overlap-pairs", "Most often mixed up, label → more likely", items)]
     names = [*held["class_name"], *(health.loc[health["n_images"] == 0, "class_name"])]
     if len(names) <= MAX_HEAT_CLASSES:
@@ -198,7 +201,7 @@ def duplicates_section(
             Fact("Across splits (leaks)", shown(found["n_leak"], "count")),
             Fact("Across patients", shown(found["n_across_groups"], "count")),
             Fact("With two labels", shown(found["n_contradictory"], "count")),
-            *(Fact(f"Found by {kind}", shown(int(n), "count")) for kind, n in kinds.items()),
+            *(Fact(f"Found by {FOUND_BY[str(kind)]}", shown(int(n), "count")) for kind, n in kinds.items()),
         ],
     )
     gallery = duplicates_gallery(
@@ -250,27 +253,33 @@ def duplicates_gallery(
     )
 
 
-def off_topic_section(off_topic: pd.DataFrame) -> Section:
-    """Images of a class nobody labels, and those least like any other, as a table."""
+def off_topic_section(off_topic: pd.DataFrame, *, folder: Path, has_photos: bool, n_cards: int) -> Section:
+    """The first `n_cards` images of a class nobody labels, then those least like any other."""
     title = "Photographs that may be off topic"
     if off_topic.empty:
         supply = "None. They are sought by embeddings, and by classes the model names but no label does."
         return missing("off-topic", title, supply, menu="Off topic")
-    rows = [
-        [
-            Cell(str(row["image_id"])),
-            Cell(str(row["why"])),
-            Cell(str(row["given_label"])),
-            Cell(shown(row["score"], "probability"), sort=sort_key(row["score"])),
-        ]
-        for row in off_topic.head(N_OFF_TOPIC).to_dict("records")
-    ]
-    columns = [Column(name, is_number=False) for name in ("Image", "Why", "Labelled")]
-    columns.append(Column(DOUBTS["off_topic_score"].title, help=DOUBTS["off_topic_score"].meaning))
-    note = f"The first {shown(len(rows), 'count')} of {shown(len(off_topic), 'count')}."
-    table = Table("off-topic-table", "Unlike the rest, or of a class nobody labels", columns, rows,
-                  is_filterable=True, note=note)  # fmt: skip
-    return Section("off-topic", title, [table], menu="Off topic")
+    cards = []
+    for row in off_topic.head(n_cards).to_dict("records"):
+        image_id, why, given = (str(row[name]) for name in ("image_id", "why", "given_label"))
+        uri = data_uri(folder, row.get("thumbnail")) if has_photos else ""
+        lines = (
+            ("labelled", given),
+            ("score", shown(row["score"], "probability")),
+            ("image", image_id),
+        )
+        cards.append(
+            Card((Photo(image_id, f"{image_id}: {why}", uri),), lines, f"{given} {why} {image_id}", text=why)
+        )
+    gallery = Gallery(
+        "off-topic-cards",
+        "Unlike the rest, or of a class nobody labels",
+        f"Score: {DOUBTS['off_topic_score'].meaning} Seldom photographed conditions are unlike the rest too.",
+        cards,
+        note=f"The first {shown(len(cards), 'count')}{_of(len(off_topic))}.",
+        left_out="" if has_photos else PHOTOS_LEFT_OUT,
+    )
+    return Section("off-topic", title, [gallery], menu="Off topic")
 
 
 def _of(n_all: int | None) -> str:

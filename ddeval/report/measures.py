@@ -29,7 +29,7 @@ DOUBTS: dict[str, Measure] = {
     "errors_expected": Measure(
         "Labels that may be wrong",
         "count",
-        "Sum over photographs of the chance that the label is wrong.",
+        "Sum over photographs of the model's chance that the label is wrong: a guess, up to twice the truth.",
         "low",
     ),
     "n_disagreeing": Measure(
