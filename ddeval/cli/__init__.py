@@ -41,6 +41,7 @@ COMMANDS = {
     "vet": ("ddeval.cli.vet:app", "Queue to readings to labels: open a batch, serve the app, freeze."),
     "truth": ("ddeval.cli.truth:truth", "Accuracy against the vetted reference, with its interval."),
     "train": ("ddeval.cli.train:train", "Config and manifest in; an artefact folder out."),
+    "lever": ("ddeval.cli.lever:lever", "What 100 more readings buy: cleaner labels, or more cases."),
     "demo": ("ddeval.cli.demo:demo", "The whole loop on drawn photographs, and what vetting was worth."),
     "bench": ("ddeval.cli.bench:bench", "What a checkpoint costs to serve: latency, memory, cold start."),
     "verify": ("ddeval.cli.verify:verify", "Compute numbers again: a run's, or golden values."),

@@ -103,7 +103,7 @@ def build_dataset(
     labels: npt.NDArray[np.int64] = np.array([index_of[label] for label in frame["label"]], np.int64)
     targets = np.eye(len(names), dtype=np.float32)[labels]
     if overlay is not None and train.soft_labels:
-        _soften(targets, frame, soft_labels(overlay), index_of, index_of.get(other_class or ""))
+        soften(targets, frame, soft_labels(overlay), index_of, index_of.get(other_class or ""))
     _check_classes(labels, is_train, names, other_class, where)
     return Dataset(
         frame=frame,
@@ -293,7 +293,7 @@ def _check_classes(
         )
 
 
-def _soften(
+def soften(
     targets: npt.NDArray[np.float32],
     frame: pd.DataFrame,
     opinions: Mapping[str, Mapping[str, float]],
