@@ -22,7 +22,7 @@ CLASSES = ("acne", "eczema", "wart", "other")
 N_CASES, D = 480, 6
 
 
-def planted(folder, *, wrong=0.4, seed=0):
+def planted(folder, *, wrong=0.6, seed=0):
     """A run of every split: two photographs a case, clouds a class; in train, acne is called eczema."""
     rng = np.random.default_rng(seed)
     case = np.repeat(np.arange(N_CASES), 2)
@@ -31,7 +31,7 @@ def planted(folder, *, wrong=0.4, seed=0):
     label = truth.copy()
     acne = np.flatnonzero((split == "train") & (truth == 0))
     label[acne[: round(wrong * len(acne))]] = 1
-    means = 1.1 * np.eye(4, D)
+    means = 1.8 * np.eye(4, D)
     frame = pd.DataFrame(
         {
             "image_id": [f"{c:03d}-{i % 2}" for i, c in enumerate(case)],
@@ -116,7 +116,7 @@ def test_sums_of_two_halves_are_the_sums_of_the_whole(noisy):
 
 
 def test_planted_wrong_labels_make_vetting_worth_more_than_new_cases(noisy):
-    """40 % of acne is called eczema: verdicts put it right, more cases would not."""
+    """60 % of acne is called eczema: verdicts put it right, more cases would not."""
     run, frame, truth, _ = noisy
     found = lever(run, overlay=vetted(frame, truth), reference=vetted(frame, truth, split="test"))
     assert (found.n_cases, found.n_vetted, found.n_readings) == (240, 240, 480)

@@ -32,7 +32,7 @@ def lever(
     ] = 1.0,
     out: Annotated[Path | None, typer.Option(help="Folder of the two tables [RUN/lever].")] = None,
     show: Annotated[int, typer.Option(min=0, help="Classes shown in the terminal.")] = 10,
-    draws: Annotated[int, typer.Option(min=1, help="Orders in which cases come, averaged.")] = 10,
+    draws: Annotated[int, typer.Option(min=1, help="Orders in which cases come, averaged.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of orders and resamples.")] = 0,
     n_resamples: Annotated[int, typer.Option(min=2, help="Bootstrap draws.")] = 2000,
     as_json: Annotated[bool, typer.Option("--json", help="Print both tables as JSON, nothing else.")] = False,

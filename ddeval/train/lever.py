@@ -24,7 +24,7 @@ from ddeval.score.rows import manifest_path, unchanged_manifest
 from ddeval.train.dataset import soften
 from ddeval.train.linear import SHARES, Head, Training, cleaner_labels, more_cases
 
-N_DRAWS = 10
+N_DRAWS = 5
 """Orders in which cases come; their mean is reported, since one order alone adds its own chance."""
 PER = 100
 """Readings that a slope is told for."""
