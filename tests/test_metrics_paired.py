@@ -147,6 +147,7 @@ def test_paired_intervals_cover_a_planted_difference(per_group, repeats):
         )
         row = difference(compare(labels, runs, groups=groups, rng=rng, baseline="a", n_resamples=300))
         covered += row["ci_low"] <= 0.08 <= row["ci_high"]
+    print(f"\n{repeats} repeats, {per_group} a group: true difference covered in {covered / repeats:.1%}")
     assert covered / repeats == pytest.approx(0.95, abs=slack)
 
 
@@ -163,6 +164,7 @@ def test_holm_keeps_the_family_wise_error_when_nothing_differs(per_group, repeat
         found = compare(labels, runs, groups=groups, rng=rng, baseline="a", n_resamples=300).differences
         top_1 = found[(found["metric"] == "top_1_accuracy") & (found["subset"] == "all")]
         false_findings += (top_1["p_holm"] < 0.05).any()
+    print(f"\n{repeats} repeats, {per_group} a group: family-wise error {false_findings / repeats:.1%}")
     assert false_findings / repeats <= (0.07 if repeats >= 500 else 0.11)
 
 
