@@ -296,7 +296,8 @@ def test_the_true_risk_at_the_chosen_threshold_exceeds_its_target_in_at_most_7_p
         n_answered = (population[1] >= point.threshold).sum()
         exceeded.append(n_answered > 0 and risks[n_answered - 1] > 0.05)
         coverages.append(point.coverage)
-    print(f"\n{n_repeats} repeats: exceeded in {np.mean(exceeded):.1%}, answered {np.mean(coverages):.0%}")
+    said = f"exceeded in {np.mean(exceeded):.1%}, answered {np.mean(coverages):.0%}"
+    print(f"\n{n_repeats} repeats, {n_images} images, {case.__name__}: {said}")
     assert np.mean(exceeded) <= (0.07 if n_repeats == 500 else 0.12)
     if n_images == 1600:
         assert np.mean(coverages) > 0.2  # deferring everything would be safe too
