@@ -11,6 +11,7 @@ from transformers import (
     SiglipModel,
 )
 
+from ddeval.config import Architecture
 from ddeval.errors import InputError
 from ddeval.models.backbones import (
     BACKBONES,
@@ -20,6 +21,7 @@ from ddeval.models.backbones import (
     load_backbone,
     pooled,
 )
+from ddeval.models.build import preprocessing_of
 from ddeval.models.device import choose_device, dtype_for, no_kernels
 from ddeval.models.fusion import Fusion
 
@@ -45,6 +47,15 @@ def test_a_backbone_gives_one_embedding_an_image_of_the_stated_width(name):
     size = BACKBONES[name].size
     output = pooled(build_backbone(config).eval(), torch.randn(3, 3, size, size))
     assert output.shape == (3, embedding_width(config))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_images_have_the_side_the_config_says_else_the_backbones_own(name):
+    """transformers gives every ConvNeXt-V2 an image_size of 224; it shapes no weight and is nobody's wish."""
+    assert preprocessing_of(Architecture(backbone=name)).size == BACKBONES[name].size
+    assert preprocessing_of(Architecture(backbone=name, image_size=28)).size == 28
+    of_backbone = Architecture(backbone=name, backbone_config={"image_size": 42})
+    assert preprocessing_of(of_backbone).size == 42
 
 
 def save_pretrained(name: str, folder) -> torch.nn.Module:

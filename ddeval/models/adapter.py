@@ -106,7 +106,7 @@ def read_foreign(folder: Path, adapter_path: Path, *, name: str) -> Checkpoint:
             module: nn.Module = Fusion(
                 n_classes=len(names), **{k: v for k, v in model.items() if k != "backbone"}
             )
-        preprocessing = preprocessing_of(adapter.model, model["backbone_config"])
+        preprocessing = preprocessing_of(adapter.model)
         fill(module, state, where=str(folder))
     else:
         build = imported(adapter.model, where=f"{adapter_path} model")

@@ -1,6 +1,5 @@
 """Build: the network and the preprocessing that a config's `model:` section describes."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ddeval.config import Architecture, ModelConfig
@@ -40,7 +39,7 @@ def build(config: ModelConfig, *, n_classes: int, answers_width: int, where: str
     module = Fusion(
         n_classes=n_classes, backbone=network, **{k: v for k, v in model.items() if k != "backbone"}
     )
-    return Built(module, model, preprocessing_of(config, backbone))
+    return Built(module, model, preprocessing_of(config))
 
 
 def arguments(config: Architecture, *, answers_width: int, where: str = "model") -> dict[str, Any]:
@@ -72,10 +71,10 @@ def enable_checkpointing(network: Any) -> None:
         network.gradient_checkpointing_enable(kwargs)
 
 
-def preprocessing_of(config: Architecture, backbone: Mapping[str, Any]) -> Preprocessing:
+def preprocessing_of(config: Architecture) -> Preprocessing:
     """How the network wants its images: the defaults of its norm, and what `preprocessing:` changes."""
     spec = BACKBONES[config.backbone]
-    size = backbone.get("image_size") or config.image_size or spec.size
+    size = config.image_size or config.backbone_config.get("image_size") or spec.size
     standard = Preprocessing.for_norm(config.image_norm or spec.image_norm, size)
     try:
         return Preprocessing.from_dict(standard.to_dict() | config.preprocessing)
