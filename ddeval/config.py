@@ -172,6 +172,8 @@ class TrainConfig(Section):
     """Of the running mean of the weights, which is what is validated and kept; 0 is off."""
     soft_labels: bool = True
     """Train on the weights of several readers where an overlay holds them, else on the first."""
+    copies_of_test: Literal["leave_out", "learn"] = "leave_out"
+    """Photographs of train and val that show a picture of test or calibration: cut, re-lit or compressed."""
     weight_column: str | None = None
     """Column with the weight of each image in the loss, such as its `label_quality`."""
     weight_table: str | None = None

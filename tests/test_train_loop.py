@@ -288,7 +288,7 @@ def test_a_full_disk_leaves_nothing_that_could_be_taken_for_a_checkpoint(data, t
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert full.value.filename == str(tmp_path / "best_model.pt")
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["run.json"]
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["copies.csv", "run.json"]
     result = train(make_config(data, epochs=2), data / "manifest.csv", tmp_path)
     assert len(result.curve) == 2
 

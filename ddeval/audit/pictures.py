@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
-from ddeval.data.hashes import near_pairs, perceptual_hash, pixel_sha256
+from ddeval.data.hashes import Pairs, near_across, near_pairs, perceptual_hash, pixel_sha256
 from ddeval.data.images import decode
 from ddeval.errors import ImageError
 from ddeval.io import file_sha256
@@ -103,6 +103,44 @@ def same_pictures(
     return frame.sort_values(
         ["similarity", "first", "second"], ascending=[False, True, True], ignore_index=True
     )
+
+
+def copies(
+    prints: list[Fingerprint | None],
+    of: list[Fingerprint | None],
+    *,
+    max_distance: int = MAX_DISTANCE,
+    threshold: float = SAME_PICTURE,
+) -> pd.DataFrame:
+    """Rows of `prints` that show a picture of `of`: `row`, `of_row`, `kind`, `similarity`, one line a row.
+
+    Kinds as in `same_pictures`; where a row shows several, the surest is told.
+    """
+    rows, others = ([i for i, p in enumerate(side) if p is not None] for side in (prints, of))
+    held, theirs = ([p for p in side if p is not None] for side in (prints, of))
+    found: list[tuple[int, int, str, float]] = []
+    for kind, field in (("file", "file_sha256"), ("pixels", "pixel_sha256")):
+        first = {getattr(p, field): j for j, p in reversed(list(enumerate(theirs)))}
+        at = [(i, first[value]) for i, p in enumerate(held) if (value := getattr(p, field)) in first]
+        found += [(i, j, kind, 1.0) for i, j in at]
+    hashes, their_hashes = (np.array([p.perceptual_hash for p in s], np.uint64) for s in (held, theirs))
+    near = near_across(hashes, their_hashes, max_distance=max_distance)
+    has_structure = (hashes[near.first] != 0) & (their_hashes[near.second] != 0)
+    near = Pairs(*(part[has_structure] for part in near))
+    for k in np.argsort(near.distance, kind="stable")[:MAX_CANDIDATES]:
+        i, j = int(near.first[k]), int(near.second[k])
+        similarity = same_structure(held[i].grey, theirs[j].grey)
+        if similarity >= threshold:
+            found.append((i, j, "perceptual", similarity))
+    frame = pd.DataFrame(found, columns=["row", "of_row", "kind", "similarity"])
+    order = frame["kind"].map({"file": 0, "pixels": 1, "perceptual": 2})
+    frame = frame.assign(order=order).sort_values(
+        ["row", "order", "similarity", "of_row"], ascending=[True, True, False, True]
+    )
+    frame = frame.drop_duplicates("row").drop(columns="order").reset_index(drop=True)
+    frame["row"] = [rows[i] for i in frame["row"]]
+    frame["of_row"] = [others[j] for j in frame["of_row"]]
+    return frame
 
 
 def same_structure(a: Grey, b: Grey) -> float:

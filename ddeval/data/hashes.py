@@ -76,3 +76,17 @@ def near_pairs(hashes: npt.NDArray[np.uint64], *, max_distance: int) -> Pairs:
         empty = np.empty(0, dtype=np.int64)
         return Pairs(empty, empty, empty)
     return Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def near_across(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64], *, max_distance: int) -> Pairs:
+    """As `near_pairs`, of each row of `a` (`first`) with each of `b` (`second`)."""
+    found: list[tuple[npt.NDArray[np.int64], ...]] = []
+    step = max(_CHUNK // max(len(b), 1), 1)
+    for start in range(0, len(a), step):
+        distance = np.bitwise_count(a[start : start + step, None] ^ b[None, :])
+        row, column = np.nonzero(distance <= max_distance)
+        found.append((row + start, column, distance[row, column].astype(np.int64)))
+    if not found:
+        empty = np.empty(0, dtype=np.int64)
+        return Pairs(empty, empty, empty)
+    return Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))

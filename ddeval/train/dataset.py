@@ -4,7 +4,7 @@ Targets are rows of class weights, so that one label and several readers' opinio
 Nothing is dropped silently: what is left out is counted in `left_out`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +23,7 @@ from ddeval.data.splits import leaks
 from ddeval.errors import InputError
 from ddeval.io import read_csv, read_parquet
 from ddeval.score.feed import Source, batches
-
-LEARNT_FROM = ("train", "val")
-"""Splits a training run reads; the others only prove that they are apart."""
+from ddeval.train.copies import LEARNT_FROM
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,7 @@ def build_dataset(
     other_class: str | None = None,
     schema: FeatureSchema | None = None,
     overlay: Overlay | None = None,
+    copies: Collection[str] = (),
     where: str = "manifest",
 ) -> Dataset:
     """The images of train and val with targets, weights and encoded answers.
@@ -75,6 +74,8 @@ def build_dataset(
     overlay : Overlay, optional
         Vetted labels of train or val. Excluded images leave; with `train.soft_labels`, compatible ones
         learn from every reader's answer.
+    copies : collection of str
+        Ids of images that show a picture of the judging splits (`ddeval.train.copies`): left out.
 
     Raises
     ------
@@ -89,8 +90,14 @@ def build_dataset(
     has_label = frame["label"].notna()
     files = image_files(frame, image_roots, where=where)
     has_file = files.notna()
-    left_out = {"no label": int((~has_label).sum()), "no image": int((has_label & ~has_file).sum())}
-    frame, files = frame[has_label & has_file].reset_index(drop=True), files[has_label & has_file]
+    is_copy = frame["image_id"].isin(copies)
+    usable = has_label & has_file & ~is_copy
+    left_out = {
+        "no label": int((~has_label).sum()),
+        "no image": int((has_label & ~has_file).sum()),
+        "copy of a test image": int((has_label & has_file & is_copy).sum()),
+    }
+    frame, files = frame[usable].reset_index(drop=True), files[usable]
 
     is_train = (frame["split"] == "train").to_numpy()
     _refuse_empty_splits(is_train, where)

@@ -30,6 +30,7 @@ from ddeval.models.fusion import Fusion
 from ddeval.models.weights import read_weights, state_dict_of
 from ddeval.train import state
 from ddeval.train.card import card
+from ddeval.train.copies import copies_of_judged, no_copies, read_copies, write_copies
 from ddeval.train.dataset import Dataset, Images, build_dataset, class_shares, epoch_rows
 from ddeval.train.optimiser import WeightAverage, adamw, compile_layers, parameter_groups, rate_factor
 from ddeval.train.step import Part, Stepper
@@ -101,14 +102,17 @@ def train(
 
     # data
     frame = read_manifest(manifest)
+    roots = list(image_roots) or [manifest.parent]
+    copies = _copies(frame, recipe, roots, out, progress, where=str(manifest))
     data = build_dataset(
         frame,
         recipe,
-        image_roots=list(image_roots) or [manifest.parent],
+        image_roots=roots,
         class_names=config.classes,
         other_class=config.other_class,
         schema=schema,
         overlay=overlay,
+        copies=set(copies["image_id"]),
         where=str(manifest),
     )
     inputs = {
@@ -119,6 +123,7 @@ def train(
         "device": on.device.type,
     }
     run = state.begin(out, inputs)
+    write_copies(run.folder, copies)
     if finished := state.read_result(out):
         return TrainResult(out, curve=state.read_curve(out), **finished)
     seed_everything(recipe.seed, 0)
@@ -237,6 +242,25 @@ def _grouped(batches: Iterator[Part], n: int) -> Iterator[list[Part]]:
     """The batches of each step; the last step of an epoch may have fewer."""
     while group := list(itertools.islice(batches, n)):
         yield group
+
+
+def _copies(
+    frame: pd.DataFrame,
+    recipe: TrainConfig,
+    roots: Sequence[Path],
+    out: Path,
+    progress: Progress,
+    *,
+    where: str,
+) -> pd.DataFrame:
+    """Photographs that are not learnt from, since a judging split shows the same picture."""
+    if recipe.copies_of_test == "learn":
+        return no_copies()
+    begun = state.begun_with(out) or {}
+    before = read_copies(out / state.FOLDER)
+    if before is not None and begun.get("manifest_sha256") == manifest_sha256(frame):
+        return before
+    return copies_of_judged(frame, roots, progress=progress, where=where)
 
 
 def _sections(config: Config) -> tuple[ModelConfig, TrainConfig]:

@@ -1,8 +1,8 @@
 """State of a training run: what it was begun with, and what it needs to go on after a kill.
 
-`training/run.json` holds the inputs, `training/last.pt` the weights, optimiser and curve after the last
-finished epoch, `training/result.json` that there is nothing left to do, `curve.jsonl` the curve for people
-and plots. Each file is whole or absent.
+`training/run.json` holds the inputs, `training/copies.csv` what was left out as a copy, `training/last.pt`
+the weights, optimiser and curve after the last finished epoch, `training/result.json` that there is nothing
+left to do, `curve.jsonl` the curve for people and plots. Each file is whole or absent.
 """
 
 import json
@@ -36,8 +36,18 @@ class Run:
     """Epoch (from 1) and validation numbers of the best one."""
 
     @property
+    def folder(self) -> Path:
+        return self.out / FOLDER
+
+    @property
     def last(self) -> Path:
-        return self.out / FOLDER / LAST
+        return self.folder / LAST
+
+
+def begun_with(out: Path) -> dict[str, Any] | None:
+    """The inputs of the run that `out` holds; None where it holds none."""
+    path = out / FOLDER / RUN
+    return dict(read_json(path)) if path.is_file() else None
 
 
 def begin(out: Path, inputs: Mapping[str, Any]) -> Run:
@@ -49,7 +59,7 @@ def begin(out: Path, inputs: Mapping[str, Any]) -> Run:
         _refuse_foreign(out)
         write_json(path, dict(inputs))
         return Run(out)
-    before = read_json(path)
+    before = begun_with(out)
     if value_sha256(before) != value_sha256(inputs):
         key, old, new = _first_difference(before, dict(inputs))
         raise InputError(
