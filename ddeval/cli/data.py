@@ -324,6 +324,57 @@ def split(
 
 
 @app.command()
+def retire(
+    split_: Annotated[str, typer.Argument(metavar="SPLIT", help="test, calibration or val.")],
+    out: Annotated[Path, typer.Option(help="New manifest; the old one stays as it is.")],
+    reason: Annotated[str, typer.Option(help="Why it may not judge any more; for the ledger.")],
+    by: Annotated[str | None, typer.Option(help="Who decided it [the user].")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="CSV or Parquet [the project's].")] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(help="Overlay files of the split and of train: together the next labels of train."),
+    ] = None,
+    labels_folder: Annotated[Path, typer.Option(help="Where the new overlay goes.")] = Path("labels"),
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Give a judging split up: its images become training images, and the ledger says so.
+
+    From then on scoring the old split says that it was retired. Freeze train first: a later freeze of train
+    holds the readings of train alone.
+
+    Example: ddeval data retire test --out new.csv --reason "replaced in 2026" --labels labels/test-v3.parquet
+    """
+    import getpass
+
+    from ddeval.data.overlay import read_overlay
+    from ddeval.train.retirement import retire as retired
+
+    found = retired(
+        _named(manifest),
+        split_,
+        out,
+        reason=reason,
+        by=by or getpass.getuser(),
+        overlays=[read_overlay(path) for path in labels or []],
+        folder=labels_folder,
+        dry_run=dry_run,
+    )
+    if as_json:
+        console.say_json(
+            {**found._asdict(), "manifest": str(out), "overlay": str(found.overlay or "") or None}
+        )
+        return
+    verb = "would be" if dry_run else "are"
+    console.say(
+        f"{found.n_images:,} images of {found.n_groups:,} groups {verb} training images in {out}"
+        + (f"; {found.n_vetted:,} vetted labels in {found.overlay}" if found.overlay else "")
+    )
+    flag = f" --labels {found.overlay}" if found.overlay else ""
+    console.say(f"next     ddeval data check {out}   ·   ddeval train CONFIG --data {out}{flag}")
+
+
+@app.command()
 def withdraw(
     patient: Annotated[str, typer.Argument(metavar="PATIENT", help="patient_id as the manifest writes it.")],
     manifest: Annotated[Path | None, typer.Option(help="CSV or Parquet [the project's].")] = None,

@@ -72,9 +72,9 @@ def evaluate(
         seed=seed, n_resamples=n_resamples, calibrators=calibrators,
         conditions=conditions, prevalence=prevalence,
     )  # fmt: skip
-    for line in found.notes:
-        note(line)
     facts = folder.read_run(run)
+    for line in (*found.notes, *folder.retirements(found.manifest_path, facts["splits"])):
+        note(line)
     by_id = found.manifest.set_index("image_id")
     shown = found.errors.head(N_GALLERY)
     gallery, unreadable = with_thumbnails(run, shown, by_id, image_roots(facts, found.manifest_path))

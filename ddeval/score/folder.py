@@ -101,11 +101,31 @@ def record_look(manifest: Path, look: Mapping[str, Any]) -> str | None:
     return None
 
 
+def record_retirement(manifest: Path, line: Mapping[str, Any]) -> None:
+    """Append to the ledger that a split of this manifest is learnt from now; errors are raised."""
+    io.append_line(io.place(ledger_path(manifest)), io.to_json_line({"time": utc_now(), **line}))
+
+
+def retirements(manifest: Path, splits: Sequence[str]) -> list[str]:
+    """A sentence for each retirement of one of these splits in the ledger beside a manifest."""
+    return [
+        f"split {line['retired']} of {manifest.name} was retired into {line.get('to')} on "
+        f"{str(line.get('time'))[:10]} by {line.get('by')} ({line.get('reason')}): a checkpoint trained "
+        "since has learnt what it is judged on here"
+        for line in _ledger(manifest)
+        if line.get("retired") in splits and line.get("manifest") == manifest.name
+    ]
+
+
 def read_looks(manifest: Path) -> list[dict[str, Any]]:
     """The looks recorded beside a manifest, oldest first; [] where there are none.
 
     A line that does not parse (torn by a loss of power, or edited) keeps its place and says so.
     """
+    return [line for line in _ledger(manifest) if "retired" not in line]
+
+
+def _ledger(manifest: Path) -> list[dict[str, Any]]:
     path = io.local(ledger_path(manifest), missing_ok=True)
     if not path.is_file():
         return []

@@ -234,7 +234,7 @@ def _with_overlay(manifest: pd.DataFrame, overlay: Overlay | None) -> tuple[pd.D
             f"overlay {overlay.split}-{overlay.version}",
             f"vetted labels of the {overlay.split} split",
             expected="labels of train or val",
-            todo="Labels of a test split only judge; retiring the split is a decision of its own.",
+            todo="Labels of a judging split only judge. To give the split up for good: ddeval data retire.",
         )
     return apply_overlay(manifest, overlay), f"{overlay.split}-{overlay.version}"
 
