@@ -5,7 +5,17 @@ import pytest
 from scipy.stats import beta, kstest
 
 from ddeval.metrics.arrays import softmax
-from ddeval.metrics.conformal import aps_sets, aps_threshold, coverage_table, lac_sets, lac_threshold
+from ddeval.metrics.conformal import (
+    METHODS,
+    aps_sets,
+    aps_threshold,
+    coverage_table,
+    fold_sets,
+    lac_sets,
+    lac_threshold,
+    sets_table,
+    split_sets,
+)
 from tests import reference
 
 
@@ -145,3 +155,82 @@ def test_a_coverage_outside_0_to_1_is_refused(coverage):
 def test_sets_of_other_images_are_refused():
     with pytest.raises(ValueError, match=r"got \(2,\) and \(1, 3\)"):
         coverage_table(np.array([0, 1]), np.ones((1, 3), dtype=bool))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sets_over_folds_cover_other_patients(method):
+    """Thresholds of 3,200 others: the coverage has sd sqrt(.09 / 3200 + .09 / 4000) = .007."""
+    rng = np.random.default_rng(8)
+    labels, probs = case(rng, 4000, sharpness=2.0)
+    sets = fold_sets(labels, probs, method=method, groups=np.arange(4000), rng=rng)
+    assert coverage_table(labels, sets).loc[0, "coverage"] == pytest.approx(0.9, abs=0.022)
+
+
+def test_no_patient_calibrates_its_own_sets():
+    """Five patients of 20 images, whose label has the probability .1, .3, .5, .7 or .9. Of four patients' 80
+    images the 73rd (81 x .9) is one of the least sure patient, so that only the .1 are not covered."""
+    own = np.repeat([0.1, 0.3, 0.5, 0.7, 0.9], 20)
+    probs = np.column_stack([own, 1 - own])
+    labels, groups = np.zeros(100, dtype=int), np.repeat(np.arange(5), 20)
+    sets = fold_sets(labels, probs, method="LAC", groups=groups, rng=np.random.default_rng(0))
+    assert np.flatnonzero(~sets[:, 0]).tolist() == list(range(20))
+    shuffled = np.random.default_rng(1).permutation(100)
+    again = fold_sets(
+        labels[shuffled], probs[shuffled], method="LAC", groups=groups[shuffled], rng=np.random.default_rng(0)
+    )
+    assert (again == sets[shuffled]).all()
+
+
+def test_fewer_patients_than_folds_are_refused():
+    labels, probs = case(np.random.default_rng(9), 40)
+    with pytest.raises(ValueError, match="5 folds need as many groups, got 4"):
+        fold_sets(labels, probs, method="APS", groups=np.arange(40) % 4, rng=np.random.default_rng(0))
+
+
+def test_the_table_of_sets_worked_by_hand():
+    """Four images of two patients; the mask `few` holds the second patient, `none` nobody."""
+    sets = np.array([[True, True], [False, True], [False, False], [True, False]])
+    labels, groups = np.array([0, 1, 1, 0]), np.array(["a", "a", "b", "b"])
+    masks = {"all": np.ones(4, bool), "few": groups == "b", "none": np.zeros(4, bool)}
+    table = sets_table(labels, sets, masks, groups=groups, rng=np.random.default_rng(0), n_resamples=200)
+    assert table["coverage"].tolist()[:2] == [0.75, 0.5]
+    assert table["mean_size"].tolist()[:2] == [1.0, 0.5]
+    assert table["share_single"].tolist()[:2] == [0.5, 0.5]
+    assert table["share_empty"].tolist()[:2] == [0.25, 0.5]
+    assert table["n_images"].tolist() == [4, 2, 0]
+    assert table["n_groups"].tolist() == [2, 1, 0]
+    assert (table["ci_low"][0], table["ci_high"][0]) == (0.5, 1.0)  # patient b twice, patient a twice
+    assert table.loc[1, ["ci_low", "ci_high"]].isna().all()  # one patient: every draw repeats the value
+    assert table.loc[2, ["coverage", "ci_low", "mean_size", "share_empty"]].isna().all()
+
+
+def test_the_interval_of_coverage_is_that_of_other_patients():
+    """400 patients with two images each, half of the luck shared: .9 is covered in 95 of 100."""
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        is_in = rng.random(400)[:, None] * np.ones(2) < 0.9
+        redrawn = rng.random((400, 2)) < 0.5
+        is_in[redrawn] = rng.random(redrawn.sum()) < 0.9
+        hit = is_in.ravel()
+        sets = np.column_stack([hit, ~hit])
+        table = sets_table(
+            np.zeros(800, dtype=int), sets, {"all": np.ones(800, bool)}, groups=np.repeat(np.arange(400), 2),
+            rng=rng, n_resamples=200,
+        )  # fmt: skip
+        covered += table["ci_low"][0] <= 0.9 <= table["ci_high"][0]
+    assert covered / 200 == pytest.approx(0.945, abs=0.045)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_split_sets_are_those_of_their_method(method):
+    rng = np.random.default_rng(10)
+    labels, probs = case(rng, 300)
+    fit_labels, fit, test = labels[:200], probs[:200], probs[200:]
+    sets = split_sets(fit_labels, fit, test, method=method, rng=np.random.default_rng(1))
+    if method == "LAC":
+        expected = lac_sets(test, lac_threshold(fit_labels, fit))
+    else:
+        draws = np.random.default_rng(1)
+        expected = aps_sets(test, aps_threshold(fit_labels, fit, rng=draws), rng=draws)
+    assert (sets == expected).all()

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from ddeval.cli import app
 from ddeval.metrics.arrays import softmax
 from ddeval.metrics.deferral import choose_threshold
-from ddeval.score.abstain import abstention, decisions, write_rule
+from ddeval.score.abstain import abstention, write_rule
+from ddeval.score.deferral import decisions
 
 CLASSES = ("eczema", "melanoma", "acne", "other")
 

@@ -22,7 +22,8 @@ def compare(
         list[Path] | None, typer.Option(help="JSON of ddeval bench, for a latency; may be repeated.")
     ] = None,
     abstain: Annotated[
-        Path | None, typer.Option(help="File of ddeval abstain: count the deferrals that changed.")
+        list[Path] | None,
+        typer.Option(help="File of ddeval abstain: outcomes under its rule; may be repeated, one a run."),
     ] = None,
     ensemble: Annotated[
         list[str] | None, typer.Option(help="A+B: these runs' mean as a further row; may be repeated.")
@@ -52,7 +53,7 @@ def compare(
     from ddeval.score import comparison_folder
 
     asked = comparison_folder.Asked(
-        tuple(runs), baseline, labels, common, gate, candidate, tuple(bench or []), abstain,
+        tuple(runs), baseline, labels, common, gate, candidate, tuple(bench or []), tuple(abstain or []),
         tuple(ensemble or []), reported,
         conditions=conditions, prevalence=shares(prevalence), seed=seed, n_resamples=n_resamples,
     )  # fmt: skip

@@ -79,6 +79,9 @@ def score(
     ] = "quick",
     conditions: Conditions = None,
     prevalence: Prevalence = None,
+    abstain: Annotated[
+        Path | None, typer.Option(help="File of ddeval abstain: outcomes told under its rule too.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
     n_resamples: Annotated[int, typer.Option(min=1, help="Bootstrap draws of the intervals.")] = 2000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, nothing else.")] = False,
@@ -123,6 +126,7 @@ def score(
         calibrators=calibrators,
         conditions=conditions,
         prevalence=shares(prevalence),
+        abstain=abstain,
         note=console.note,
     )
     found = reproduced(run, result, job=job, workers=workers)

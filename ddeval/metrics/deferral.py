@@ -8,13 +8,14 @@ The curve itself is in `ddeval.metrics.selective`, whose words (coverage, risk, 
 is sure, finite. `groups` (N,) is the patient of each image: photographs of one patient fail together.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv, logsumexp, xlogy
 
-from ddeval.metrics.arrays import Floats, softmax
+from ddeval.metrics.arrays import Floats, Weights, ratio, softmax
 
 ANSWER_ALL = -float(np.finfo(np.float64).max)
 ANSWER_NONE = float(np.finfo(np.float64).max)
@@ -134,6 +135,32 @@ def operating_point(
     icc = intraclass_correlation(~correct, group_of)
     level = 1 - confidence_level
     return _point(correct, confidence, group_of, threshold=threshold, level=level, icc=icc)
+
+
+def answered_draws(
+    is_right: npt.NDArray[np.bool_], is_answered: npt.NDArray[np.bool_]
+) -> Callable[[Weights], dict[str, Floats]]:
+    """`answered` (share of the images) and `answered_wrong` (share of the answers), of weights (B, N).
+
+    The latter is NaN in draws without an answer.
+
+    Examples
+    --------
+    >>> found = answered_draws(np.array([True, False, True]), np.array([True, True, False]))(np.ones((1, 3)))
+    >>> {name: float(values[0].round(3)) for name, values in found.items()}
+    {'answered': 0.667, 'answered_wrong': 0.5}
+    """
+    answered = is_answered.astype(np.float64)
+    wrong = (is_answered & ~is_right).astype(np.float64)
+
+    def measure(weights: Weights) -> dict[str, Floats]:
+        n_answered = weights @ answered
+        return {
+            "answered": ratio(n_answered, weights.sum(axis=1)),
+            "answered_wrong": ratio(weights @ wrong, n_answered),
+        }
+
+    return measure
 
 
 def score_rules(

@@ -147,13 +147,18 @@ def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page
         sections=(
             *vetted_section(tables.get("loop"), tables.get("loop_queues"), colours=colours),
             _gate_section(facts["gate"]),
-            harm_section(tables.get("harm"), drawn=_drawn(compared)),
+            harm_section(
+                tables.get("harm"),
+                deferring=tables.get("harm_deferring"),
+                kept=tables.get("deferring"),
+                drawn=_drawn(compared),
+            ),
             _round_1_section(compared),
             _difference_section(compared),
             side_by_side.class_section(runs, candidate, colours),
             side_by_side.confusion_section(runs, candidate, colours, link="errors-gallery"),
             side_by_side.calibration_section(runs, colours),
-            side_by_side.abstaining_section(runs, colours),
+            side_by_side.abstaining_section(runs, colours, tables.get("conformal")),
             decision_section(tables.get("net_benefit"), tables.get("sure_misses"), numbers, colours=colours),
             subgroup_section(
                 tables.get("subgroups"),

@@ -6,9 +6,16 @@ import pandas as pd
 
 from ddeval.report import figures
 from ddeval.report.cells import estimates_table, frame_table, perfect_band, sort_key
-from ddeval.report.components import Block, Cell, Column, Fact, Figure, Section, Table, missing
+from ddeval.report.components import Block, Cell, Column, Fact, Figure, Section, Table, Text, missing
 from ddeval.report.inputs import UNKNOWN, RunTables
-from ddeval.report.rounding import is_undefined, rounded, shown, shown_tick, shown_with_interval
+from ddeval.report.rounding import (
+    is_undefined,
+    rounded,
+    shown,
+    shown_interval,
+    shown_tick,
+    shown_with_interval,
+)
 
 CALIBRATION = (
     "calibration_gap", "ece", "ece_equal_mass", "mce", "classwise_ece", "smooth_ece", "brier_score",
@@ -93,7 +100,54 @@ def abstaining_section(run: RunTables) -> Section:
                 facts=facts,
             ),
             estimates_table(run, SELECTIVE, id="selective-table", caption="Abstaining in numbers"),
+            sets_table(None if (sets := run.curve("conformal")) is None else sets.assign(run=run.name)),
         ),
+    )
+
+
+def sets_table(sets: pd.DataFrame | None) -> Block:
+    """How often the lists of conformal prediction hold the label, and how long they are; or what to supply.
+
+    Parameters
+    ----------
+    sets : DataFrame
+        `ddeval.score.sets.prediction_sets` with a column `run`.
+    """
+    if sets is None or sets.empty:
+        return Text("Prediction sets: not made. Make them with: ddeval score RUN.", style="missing")
+    rows = []
+    for row in sets.to_dict("records"):
+        n = int(row["n_images"])
+        shares = [
+            Cell(shown(row[name], "percent", n=n), sort=sort_key(row[name]))
+            for name in ("share_single", "share_empty")
+        ]
+        rows.append(
+            [
+                Cell(str(row["run"]), sub=str(row["note"])),
+                Cell(str(row["method"]), sub=str(row["basis"])),
+                Cell(str(row["images"])),
+                Cell(
+                    shown(row["coverage"], "percent", n=n),
+                    sub=shown_interval(row["ci_low"], row["ci_high"], "percent"),
+                    sort=sort_key(row["coverage"]),
+                ),
+                Cell(shown(row["mean_size"], "length", n=n), sort=sort_key(row["mean_size"])),
+                *shares,
+                Cell(shown(n, "count"), sort=n),
+            ]
+        )
+    words = ["Checkpoint", "Lists", "Photographs"]
+    numbers = ["Hold the label", "Mean length", "One condition", "Empty", "n"]
+    columns = [*(Column(name, is_number=False) for name in words), *map(Column, numbers)]
+    asked = shown(sets["asked"].iloc[0], "percent")
+    return Table(
+        "sets-table",
+        f"Lists of conditions that hold the label of {asked} of photographs",
+        columns,
+        rows,
+        note="Conformal prediction: LAC lists are short, APS lists grow where a photograph is hard. "
+        f"{asked} is promised of all photographs together, not of a risk group. An empty list defers.",
     )
 
 

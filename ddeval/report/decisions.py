@@ -79,11 +79,19 @@ def _asked(criterion: Mapping[str, Any], unit: Unit) -> str:
     return f"{_ASKED[criterion.get('kind')]}{bound}"
 
 
-def harm_section(harm: pd.DataFrame | None, *, drawn: Sequence[str] = ()) -> Section:
+def harm_section(
+    harm: pd.DataFrame | None,
+    *,
+    deferring: pd.DataFrame | None = None,
+    kept: pd.DataFrame | None = None,
+    drawn: Sequence[str] = (),
+) -> Section:
     """What happens to the conditions that must not be missed, or the line that says what to supply.
 
     Parameters
     ----------
+    deferring, kept : DataFrames
+        The same under a deferral rule, and what it answers: `run, has_rule, metric, value, ci_low, ci_high`.
     drawn : run names
         Those that get a bar; all where empty. The table has every run.
     """
@@ -95,10 +103,47 @@ def harm_section(harm: pd.DataFrame | None, *, drawn: Sequence[str] = ()) -> Sec
             "the groups there, and raw_label in the manifest, so that a cancer inside “other” is found too.",
             menu="Harm",
         )
-    return Section("harm", "Malignant and urgent conditions", (harm_figure(harm, only=drawn),), menu="Harm")
+    blocks: list[Block] = [harm_figure(harm, only=drawn)]
+    if deferring is not None and len(deferring):
+        blocks.append(
+            harm_figure(
+                deferring, only=drawn, id="harm-deferring", title="The same under the deferral rule",
+                deferred="answered “other”, or held back by the rule of ddeval abstain",
+            )
+        )  # fmt: skip
+    if kept is not None and len(kept):
+        blocks.append(_kept_table(kept))
+    return Section("harm", "Malignant and urgent conditions", blocks, menu="Harm")
 
 
-def harm_figure(harm: pd.DataFrame, *, only: Sequence[str] = ()) -> Figure:
+def _kept_table(kept: pd.DataFrame) -> Table:
+    """What each checkpoint answers under its rule, and how much of that is wrong."""
+    rows = []
+    for run, held in kept.groupby("run", sort=False):
+        of = {row["metric"]: row for row in held.to_dict("records")}
+        rule = "its own" if held["has_rule"].all() else "none: only “other” defers"
+        cells = [
+            Cell(
+                shown(of[name]["value"], "percent"),
+                sub=shown_interval(of[name]["ci_low"], of[name]["ci_high"], "percent"),
+                sort=sort_key(of[name]["value"]),
+            )
+            for name in ("answered", "answered_wrong")
+        ]
+        rows.append([Cell(str(run)), Cell(rule), *cells])
+    columns = [Column("Checkpoint", is_number=False), Column("Rule", is_number=False)]
+    columns += [Column(measure(name).title) for name in ("answered", "answered_wrong")]
+    return Table("kept-table", "All photographs under the deferral rule", columns, rows)
+
+
+def harm_figure(
+    harm: pd.DataFrame,
+    *,
+    only: Sequence[str] = (),
+    id: str = "harm",
+    title: str = "What happens to the conditions that must not be missed",
+    deferred: str = "answered “other”, so that a person looks",
+) -> Figure:
     """Right, deferred or missed, for each group of conditions and each run, with counts and interval.
 
     Parameters
@@ -137,12 +182,12 @@ def harm_figure(harm: pd.DataFrame, *, only: Sequence[str] = ()) -> Figure:
         *(Column(title) for title in ("Right", "Deferred", "Missed", "Missed per 1,000", "Photographs")),
     ]
     return Figure(
-        "harm-figure",
-        "What happens to the conditions that must not be missed",
+        f"{id}-figure",
+        title,
         "Each bar is all photographs of the group. Right: answered with a condition at least as serious. "
-        "Deferred: answered “other”, so that a person looks. Missed: answered with something less serious.",
+        f"Deferred: {deferred}. Missed: answered with something less serious.",
         figures.joined(drawn),
-        table=Table("harm-table", "Right, deferred or missed", columns, rows, note=_prevalences(harm)),
+        table=Table(f"{id}-table", "Right, deferred or missed", columns, rows, note=_prevalences(harm)),
         keys=[("right", "right"), ("deferred", "deferred"), ("wrong", "missed")],
     )
 

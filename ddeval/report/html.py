@@ -67,7 +67,11 @@ def run_page(run: RunTables, *, date: str, photos: bool, looks: Sequence[Mapping
         tiles=tuple(headline.tiles(run)),
         facts=tuple(headline.measured_facts(run, date=date, has_photos=has_photos)),
         sections=(
-            decisions.harm_section(_named(run, "harm")),
+            decisions.harm_section(
+                _named(run, "harm"),
+                deferring=_named(run, "harm_deferring"),
+                kept=_named(run, "deferring"),
+            ),
             headline.headline_section(run),
             classes.class_section(run),
             classes.confusion_section(run),

@@ -143,6 +143,12 @@ MEASURES: dict[str, Measure] = {
         "percent",
         "Share of images of a target class that get the right answer, open set.",
     ),
+    "answered": Measure(
+        "Answered", "percent", "Share of all images that the deferral rule does not hand over.", "neither"
+    ),
+    "answered_wrong": Measure(
+        "Wrong answers", "percent", "Share of the answers given under the rule that are wrong.", "low"
+    ),
     "target_wrong": Measure(
         "Targets answered wrong", "percent", "Share of them that get the name of another target class.", "low"
     ),

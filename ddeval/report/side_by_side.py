@@ -24,7 +24,7 @@ from ddeval.report.components import (
     Table,
     missing,
 )
-from ddeval.report.confidence import CALIBRATION, SELECTIVE
+from ddeval.report.confidence import CALIBRATION, SELECTIVE, sets_table
 from ddeval.report.headline import HEADLINE
 from ddeval.report.inputs import UNKNOWN, RunTables
 from ddeval.report.measures import measure
@@ -214,7 +214,9 @@ def _reliability_table(runs: Sequence[RunTables]) -> Table:
     return Table("reliability-table", caption, columns, rows, is_folded=True, is_filterable=True)
 
 
-def abstaining_section(runs: Sequence[RunTables], colours: Colours) -> Section:
+def abstaining_section(
+    runs: Sequence[RunTables], colours: Colours, sets: pd.DataFrame | None = None
+) -> Section:
     """The risk-coverage curves in one drawing, the working points in one table, the outcomes with `other`."""
     curves = [(run.curve("risk_coverage"), colours[run.name]) for run in runs]
     held = [(curve, series) for curve, series in curves if curve is not None]
@@ -234,6 +236,7 @@ def abstaining_section(runs: Sequence[RunTables], colours: Colours) -> Section:
     outcomes = [(run, run.curve("three_outcomes")) for run in runs]
     if any(table is not None for _, table in outcomes):
         blocks.append(_outcome_figure([(run, table) for run, table in outcomes if table is not None]))
+    blocks.append(sets_table(sets))
     return Section("abstaining", "Abstaining", blocks)
 
 

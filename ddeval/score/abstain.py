@@ -28,11 +28,11 @@ from ddeval.metrics.readings import case_codes
 from ddeval.metrics.resampling import N_RESAMPLES, bootstrap
 from ddeval.metrics.scaling import fit_temperature
 from ddeval.metrics.selective import augrc, score_rule_table
+from ddeval.score.deferral import FORMAT, decisions, rule_score, tta_of
 from ddeval.score.numbers import OVERLAYS, Judged, calibration_rows, judged_rows
 from ddeval.score.predictions import Predictions
 
 Unit = Literal["image", "case"]
-FORMAT = "ddeval-abstain/1"
 VECTORS_FILE = "abstain_vectors.json"
 N_VECTORS = 50
 FIT_SHARE = 0.25
@@ -121,7 +121,8 @@ def abstention(
         "calibration_sha256": _calibration_sha256(predictions, codes),
         "labels": found.version,
         "labels_sha256": found.labels_sha256,
-        "checkpoint": {name: found.facts["checkpoint"].get(name) for name in ("name", "kind", "sha256")},
+        "checkpoint": {name: found.facts["checkpoint"].get(name) for name in ("name", "kind", "sha256")}
+        | {"tta": tta_of(found.facts)},
         "seed": seed,
     }
     rng = np.random.default_rng([seed, 8])
@@ -131,23 +132,6 @@ def abstention(
         _rules(choosing, temperature, other, rng=rng, n_resamples=n_resamples),
         judged,
     )
-
-
-def decisions(logits: npt.NDArray[Any], facts: dict[str, Any]) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Score of each row of logits (N, K) under a rule's file, and whether it is deferred, (N,) each.
-
-    A row with NaN or +infinity in it has the score NaN and is deferred.
-    """
-    names, other_class = facts["class_names"], facts["other_class"]
-    other = None if other_class is None else names.index(other_class)
-    logits = np.asarray(logits, dtype=np.float64)
-    score = np.full(len(logits), np.nan)
-    has_score = (logits < np.inf).all(axis=1)  # written so that NaN fails too
-    score[has_score] = _score(logits[has_score], facts["rule"], facts["temperature"], other)
-    deferred = ~(score >= facts["threshold"])
-    if other is not None:
-        deferred |= logits.argmax(axis=1) == other
-    return score, deferred
 
 
 def vectors_of(facts: dict[str, Any], logits: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
@@ -236,10 +220,6 @@ def _quarter(groups: npt.NDArray[np.object_], seed: int) -> npt.NDArray[np.bool_
     return np.array([share[group] < FIT_SHARE for group in groups], dtype=bool)
 
 
-def _score(logits: Floats, rule: str, temperature: float, other: int | None) -> Floats:
-    return score_rules(logits / temperature, other_class=other)[rule]
-
-
 def _right_and_able(rows: Rows, other: int | None) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Whether the answer is the label (a tie is wrong), and whether there is an answer but `other`."""
     answer = rows.logits.argmax(axis=1)
@@ -252,7 +232,7 @@ def _chosen(
     rows: Rows, rule: str, temperature: float, other: int | None, risk: float, confidence_level: float
 ) -> OperatingPoint:
     right, able = _right_and_able(rows, other)
-    score = _score(rows.logits, rule, temperature, other)
+    score = rule_score(rows.logits, rule, temperature, other)
     point = choose_threshold(
         right[able], score[able], risk=risk, confidence_level=confidence_level, groups=rows.groups[able]
     )
@@ -270,7 +250,7 @@ def _judged(
 ) -> OperatingPoint:
     rows = _rows(found.predictions, found.labels, unit)
     right, able = _right_and_able(rows, other)
-    score = _score(rows.logits, rule, temperature, other)
+    score = rule_score(rows.logits, rule, temperature, other)
     point = operating_point(
         right[able], score[able], threshold=threshold, confidence_level=confidence_level,
         groups=rows.groups[able],

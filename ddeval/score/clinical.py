@@ -5,7 +5,7 @@ draws it and `ddeval verify` computes it again.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +18,16 @@ from ddeval.metrics.binning import confidence_and_correct
 from ddeval.metrics.discrimination import label_ranks
 from ddeval.metrics.floors import calibration_floor
 from ddeval.metrics.readings import closed_set
-from ddeval.metrics.resampling import group_codes, group_weights, percentile_interval, stated_ends, weighed
 from ddeval.metrics.stakes import (
     Stakes,
-    consequences,
-    counted,
     followed,
-    harm_rows,
-    net_benefit_table,
     outcome_masks,
-    sure_misses,
 )
 from ddeval.metrics.subgroups import FEWEST_GROUPS, Subgroups, subgroups
-from ddeval.score.stakes import diagnoses, stakes_of
+from ddeval.score.answers import Answers, Labelled
+from ddeval.score.decisions import decision_numbers, deferring_numbers
+from ddeval.score.sets import prediction_sets
+from ddeval.score.stakes import stakes_of
 
 N_SIMULATIONS = 200
 """Of a perfectly calibrated model in each subgroup: the band is read to two digits."""
@@ -42,24 +39,9 @@ class Clinical(NamedTuple):
     metrics: pd.DataFrame
     """METRICS rows of `ddeval.metrics.stakes.consequences`."""
     curves: dict[str, pd.DataFrame]
-    """`harm`, `net_benefit`, `sure_misses`, `subgroups`, `subgroup_extremes`, `subgroup_calibration`."""
+    """`harm`, `net_benefit`, `sure_misses`, `conformal`, `subgroups`, `subgroup_extremes`,
+    `subgroup_calibration`; under a deferral rule `deferring`, `harm_deferring`."""
     notes: tuple[str, ...]
-
-
-class Answers(NamedTuple):
-    """One run's answers to labelled images, and what the manifest says of these."""
-
-    labels: Labels
-    pred_probs: Probs
-    rows: pd.DataFrame
-    """Of the manifest, in the order of the labels."""
-    groups: npt.NDArray[Any]
-    class_names: tuple[str, ...]
-    other_class: str | None
-
-    @property
-    def other(self) -> int | None:
-        return None if self.other_class is None else self.class_names.index(self.other_class)
 
 
 def clinical(
@@ -67,14 +49,20 @@ def clinical(
     *,
     run: str,
     conditions: Conditions | None,
+    fit: Labelled | None = None,
+    is_deferred: npt.NDArray[np.bool_] | None = None,
     prevalence: Mapping[str, float] | None = None,
     seed: int,
     n_resamples: int,
 ) -> Clinical:
-    """Decisions and subgroups of a run; without `conditions` there are no decisions.
+    """Decisions, prediction sets and subgroups of a run; without `conditions` there are no decisions.
 
     Parameters
     ----------
+    fit : Labelled, optional
+        The calibration split.
+    is_deferred : bool array of shape (N,), optional
+        What a deferral rule hands over: the decisions are told once more with it, as subset `deferring`.
     prevalence : mapping of risk group to share, optional
         As `ddeval.score.stakes.stakes_of`.
     """
@@ -90,7 +78,18 @@ def clinical(
             prevalence=prevalence,
         )
         if stakes is not None:
-            metrics, curves = _decisions(answers, stakes, conditions, run, seed, n_resamples)
+            metrics, curves = decision_numbers(
+                answers, stakes, conditions, run=run, seed=seed, n_resamples=n_resamples
+            )
+    if is_deferred is not None:
+        deferring, told = deferring_numbers(
+            answers, stakes, is_deferred, run=run, seed=seed, n_resamples=n_resamples
+        )
+        metrics = pd.concat([metrics, deferring], ignore_index=True)
+        curves |= told
+    curves["conformal"] = prediction_sets(
+        answers.labelled, fit, stakes, groups=answers.groups, seed=seed, n_resamples=n_resamples
+    )
     found = subgroup_tables(answers, stakes, seed=seed, n_resamples=n_resamples)
     curves |= {"subgroups": found.table, "subgroup_extremes": found.extremes}
     curves["subgroup_calibration"] = subgroup_calibration(answers, seed=seed)
@@ -180,59 +179,6 @@ def subgroup_calibration(answers: Answers, *, seed: int) -> pd.DataFrame:
         "attribute", "group", "n_images", "n_groups", "ece", "floor_low", "floor_high", "p_value", "note",
     ]  # fmt: skip
     return pd.DataFrame(found, columns=columns)
-
-
-def sure_miss_table(answers: Answers, stakes: Stakes, conditions: Conditions) -> pd.DataFrame:
-    """Malignant images answered as benign and surely: `image_id, diagnosis, label, predicted, confidence`."""
-    rows = sure_misses(answers.pred_probs, stakes)
-    names = np.array(answers.class_names, dtype=object)
-    probs = answers.pred_probs[rows]
-    said = diagnoses(answers.rows, conditions).to_numpy(dtype=object)
-    return pd.DataFrame(
-        {
-            "image_id": answers.rows["image_id"].to_numpy(dtype=object)[rows],
-            "diagnosis": said[rows],
-            "label": names[answers.labels[rows]],
-            "predicted": names[probs.argmax(axis=1)],
-            "confidence": probs.max(axis=1),
-        }
-    )
-
-
-def _decisions(
-    answers: Answers, stakes: Stakes, conditions: Conditions, run: str, seed: int, n_resamples: int
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    group_of, n_groups = group_codes(answers.groups)
-    measure = consequences(answers.pred_probs, stakes)
-    rng = np.random.default_rng([seed, 2])
-    drawn = list(weighed(measure, group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)))
-    rows = []
-    for metric, value in measure(np.ones((1, len(group_of)))).items():
-        replicates = np.concatenate([block[metric] for block in drawn])[:, None]
-        low, high, n_undefined = percentile_interval(replicates)
-        at = counted(stakes, metric)
-        n_groups_at = len(np.unique(group_of[at]))
-        is_share = metric.endswith(("_right", "_deferred", "_missed"))
-        low, high = stated_ends(value, low, high, share_of=[n_groups_at] if is_share else None)
-        rows.append(
-            {
-                "run": run, "metric": metric, "subset": "all", "class_name": None,
-                "value": float(value[0]), "ci_low": float(low[0]), "ci_high": float(high[0]),
-                "n_images": int(at.sum()), "n_groups": n_groups_at,
-                "n_undefined": int(n_undefined[0]),
-            }
-        )  # fmt: skip
-    metrics = pd.DataFrame(rows)
-    curves = {
-        "sure_misses": sure_miss_table(answers, stakes, conditions),
-        "net_benefit": net_benefit_table(
-            {run: answers.pred_probs}, stakes, group_of=group_of, n_groups=n_groups,
-            rng=np.random.default_rng([seed, 2]), n_resamples=n_resamples,
-        ),
-    }  # fmt: skip
-    if len(metrics):
-        curves["harm"] = harm_rows(metrics, stakes, answers.groups)
-    return metrics, curves
 
 
 def _attributes(answers: Answers) -> dict[str, npt.NDArray[np.object_]]:

@@ -7,6 +7,7 @@ Which runs may be compared is decided in `ddeval.score.joined`. Every table here
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from ddeval.data.conditions import Conditions
@@ -17,13 +18,17 @@ from ddeval.metrics.paired import Comparison, Key, compare, flips
 from ddeval.metrics.readings import closed_set
 from ddeval.metrics.resampling import N_RESAMPLES, group_codes
 from ddeval.metrics.stakes import Stakes, consequences, harm_rows, net_benefit_table
-from ddeval.score.clinical import subgroup_calibration, subgroup_tables, sure_miss_table
+from ddeval.score.clinical import subgroup_calibration, subgroup_tables
+from ddeval.score.decisions import DEFERRING, deferring, kept_rows, sure_miss_table
 from ddeval.score.joined import Joined, join
+from ddeval.score.sets import prediction_sets
 from ddeval.score.stakes import stakes_of
 
 __all__ = [
     "Joined", "at_stake", "clinical_tables", "compared", "flip_table", "join",
 ]  # fmt: skip
+
+Mask = npt.NDArray[np.bool_]
 
 N_FLIPS = 60
 """Flips kept of each pair and direction, the surest first."""
@@ -34,12 +39,14 @@ def compared(
     *,
     baseline: str | None,
     stakes: Stakes | None = None,
+    held_back: Mapping[str, Mask] | None = None,
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Comparison:
     """The paired numbers of joined runs; `baseline` is a run's name, by default the first.
 
-    With `stakes` the numbers of `ddeval.metrics.stakes.consequences` are among them.
+    With `stakes` the numbers of `ddeval.metrics.stakes.consequences` are among them. With `held_back` (what
+    a deferral rule hands over of each run's images that has one) so are those of the subset `deferring`.
     """
     base = baseline or joined.names[0]
     if base not in joined.names:
@@ -55,7 +62,7 @@ def compared(
         class_names=joined.class_names,
         other_class=joined.other_class,
         case_ids=joined.case_ids,
-        more={} if stakes is None else {run: _decisions(joined, run, stakes) for run in joined.names},
+        more={run: _decisions(joined, run, stakes, held_back) for run in joined.names},
         n_resamples=n_resamples,
     )
     return found._replace(values=pd.concat([found.values, _calibration_errors(joined)], ignore_index=True))
@@ -81,13 +88,16 @@ def clinical_tables(
     baseline: str,
     stakes: Stakes | None,
     conditions: Conditions | None = None,
+    held_back: Mapping[str, Mask] | None = None,
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> dict[str, pd.DataFrame]:
-    """`harm`, `net_benefit`, `sure_misses`, `subgroups`, `subgroup_extremes`, `subgroup_calibration`.
+    """`harm`, `net_benefit`, `sure_misses`, `conformal`, `subgroups`, `subgroup_extremes`,
+    `subgroup_calibration`; with `held_back` `harm_deferring` and `deferring`.
 
     As the curves of one run, with a column `run` before the others; net benefit with its paired
-    difference to `baseline`. Without `stakes` the last three.
+    difference to `baseline`. Without `stakes` not the first three, nor `harm_deferring`. `deferring` says of
+    each run whether it `has_rule`, and its `answered` and `answered_wrong` with intervals.
     """
     tables: dict[str, pd.DataFrame] = {}
     if stakes is not None and conditions is not None:
@@ -101,6 +111,20 @@ def clinical_tables(
         tables["sure_misses"] = _of_runs(
             {run: sure_miss_table(joined.answers(run), stakes, conditions) for run in joined.names}
         )
+    if held_back:
+        under_rule = found.values[found.values["subset"] == DEFERRING]
+        if stakes is not None:
+            tables["harm_deferring"] = harm_rows(under_rule, stakes, joined.groups)
+        tables["deferring"] = kept_rows(under_rule, held_back)
+    tables["conformal"] = _of_runs(
+        {
+            run: prediction_sets(
+                joined.answers(run).labelled, joined.fit(run), stakes,
+                groups=joined.groups, seed=seed, n_resamples=n_resamples,
+            )
+            for run in joined.names
+        }
+    )  # fmt: skip
     by_group = {
         run: subgroup_tables(joined.answers(run), stakes, seed=seed, n_resamples=n_resamples)
         for run in joined.names
@@ -120,9 +144,22 @@ def _of_runs(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(held, ignore_index=True) if held else named[0]
 
 
-def _decisions(joined: Joined, run: str, stakes: Stakes) -> Callable[[Weights], dict[Key, Floats]]:
-    measure = consequences(joined.pred_probs[run], stakes)
-    return lambda weights: {("all", name): numbers for name, numbers in measure(weights).items()}
+def _decisions(
+    joined: Joined, run: str, stakes: Stakes | None, held_back: Mapping[str, Mask] | None
+) -> Callable[[Weights], dict[Key, Floats]]:
+    """Decision numbers of a run and, where there is a rule for any run, those under its own."""
+    measures = {} if stakes is None else {"all": consequences(joined.pred_probs[run], stakes)}
+    if held_back:
+        measures[DEFERRING] = deferring(joined.answers(run), stakes, held_back.get(run))
+
+    def measure(weights: Weights) -> dict[Key, Floats]:
+        return {
+            (subset, name): numbers
+            for subset, of in measures.items()
+            for name, numbers in of(weights).items()
+        }
+
+    return measure
 
 
 def _calibration_errors(joined: Joined) -> pd.DataFrame:

@@ -22,14 +22,17 @@ from ddeval.errors import InputError
 from ddeval.metrics.resampling import N_RESAMPLES
 from ddeval.score import comparison, folder
 from ddeval.score.comparison import Joined
+from ddeval.score.deferral import read_rule, rule_for
 from ddeval.score.ensembles import ensemble_gains, parity, with_ensembles
 from ddeval.score.evaluate import N_GALLERY, image_roots, with_thumbnails, write_numbers
 from ddeval.score.gate import LATENCY, gate_answers, latency, read_gate
-from ddeval.score.numbers import OVERLAYS, Numbers, numbers
+from ddeval.score.numbers import OVERLAYS, TOLD_OF_RULE, Numbers, numbers
 from ddeval.score.stakes import conditions_for
 
 COMPARISON_FILE = "comparison.json"
-PATHS = ("gate", "abstain", "reported", "conditions", "overlays")
+PATHS = ("gate", "reported", "conditions", "overlays")
+SEVERAL = ("runs", "bench", "abstain")
+"""What of a comparison is several paths."""
 REPORTED = ("run", "metric", "value", "notes")
 """Columns of a table of checkpoints whose numbers were typed in."""
 
@@ -48,8 +51,9 @@ class Asked:
     """Name or folder of the run the gate is asked of; the last but the baseline where None."""
     bench: tuple[Path, ...] = ()
     """JSON of `ddeval bench`."""
-    abstain: Path | None = None
-    """A file of `ddeval abstain`: deferrals that changed are counted."""
+    abstain: tuple[Path, ...] = ()
+    """Files of `ddeval abstain`: each run's outcomes are told under the rule made for its checkpoint, and the
+    deferrals that changed under the baseline's are counted."""
     ensembles: tuple[str, ...] = ()
     """`A+B`: the mean of the probabilities of runs A and B."""
     reported: Path | None = None
@@ -62,8 +66,8 @@ class Asked:
 
     def made_from(self) -> dict[str, Any]:
         """As JSON, files by their full path."""
-        held = asdict(self) | {"runs": [str(run.resolve()) for run in self.runs]}
-        held["bench"] = [str(path.resolve()) for path in self.bench]
+        held = asdict(self)
+        held |= {name: [str(path.resolve()) for path in held[name]] for name in SEVERAL}
         return held | {name: str(held[name].resolve()) for name in PATHS if held[name] is not None}
 
     @classmethod
@@ -71,7 +75,7 @@ class Asked:
         """The inverse of `made_from`."""
         held = {name: made_from[name] for name in cls.__dataclass_fields__}
         held |= {name: Path(held[name]) for name in PATHS if held[name] is not None}
-        held |= {name: tuple(Path(path) for path in held[name]) for name in ("runs", "bench")}
+        held |= {name: tuple(Path(path) for path in held[name]) for name in SEVERAL}
         held["ensembles"] = tuple(held["ensembles"])
         return cls(**held)
 
@@ -111,12 +115,16 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
     for line in said:
         note(line)
     draws = {"seed": asked.seed, "n_resamples": asked.n_resamples}
-    found = comparison.compared(joined, baseline=baseline, stakes=stakes, **draws)
+    rules, silent = _rules(joined, asked.abstain)
+    for line in silent:
+        note(line)
+    held_back = {name: joined.held_back(name, read_rule(path)) for name, path in rules.items()}
+    found = comparison.compared(joined, baseline=baseline, stakes=stakes, held_back=held_back, **draws)
     others = [name for name in joined.runs if name != baseline]
     tables = {name: getattr(found, name) for name in ("values", "differences", "mcnemar", "best")}
     flipped = [comparison.flip_table(joined, run, baseline) for run in others]
     tables |= comparison.clinical_tables(
-        joined, found, baseline=baseline, stakes=stakes, conditions=conditions, **draws
+        joined, found, baseline=baseline, stakes=stakes, conditions=conditions, held_back=held_back, **draws
     )
     candidate = by_folder.get(str(asked.candidate), asked.candidate) or others[-1]
     if candidate not in others:
@@ -131,8 +139,8 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         )  # fmt: skip
         gate["sha256"] = io.file_sha256(asked.gate)
     tables |= {"flips": pd.concat(flipped, ignore_index=True), "about": _about(joined, asked.bench)}
-    rule = io.read_json(asked.abstain) if asked.abstain is not None else None
-    tables["parity"] = parity(joined, baseline, rule)
+    of_parity = rules.get(baseline) or next(iter(asked.abstain), None)
+    tables["parity"] = parity(joined, baseline, None if of_parity is None else read_rule(of_parity))
     if asked.ensembles:
         tables["ensembles"] = ensemble_gains(joined, asked.ensembles, **draws)
     if asked.reported is not None:
@@ -153,6 +161,7 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         "prevalence": {} if stakes is None else dict(stakes.prevalence),
         "inputs": {name: _input(joined.facts[name]) for name in joined.runs},
         "gate": gate,
+        "abstain": {name: {n: read_rule(path)[n] for n in TOLD_OF_RULE} for name, path in rules.items()},
         "made_from": asked.made_from(),
     }
     return Compared(joined, tables, facts)
@@ -220,7 +229,8 @@ def own_facts(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     Without where its own labels and conditions lie, which change when it is scored again.
     """
-    kept = {key: value for key, value in facts.items() if key not in ("overlays", "conditions")}
+    own = ("overlays", "conditions", "abstain")
+    kept = {key: value for key, value in facts.items() if key not in own}
     return kept | {"checkpoint": facts["checkpoint"] | {"name": name}}
 
 
@@ -231,8 +241,20 @@ def run_numbers(joined: Joined, name: str, made_from: Mapping[str, Any]) -> Numb
         joined.runs[name], made_from["labels"], overlays=Path(made_from["overlays"]), seed=made_from["seed"],
         n_resamples=made_from["n_resamples"], conditions=Path(made_from["conditions"]),
         prevalence=made_from["prevalence"], calibrators=made_from.get("calibrators", "quick"),
+        abstain=rule_for(_paths(made_from["abstain"]), joined.facts[name]),
         only=None if is_whole else pd.Index(joined.image_ids),
     )  # fmt: skip
+
+
+def _rules(joined: Joined, given: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
+    """The deferral rule of each run that has one of its own, and a sentence on each that has none."""
+    rules = {name: rule_for(given, joined.facts[name]) for name in joined.runs} if given else {}
+    said = [
+        f"{name}: no --abstain file was made for this checkpoint; only an answer `other` defers"
+        for name, path in rules.items()
+        if path is None
+    ]
+    return {name: path for name, path in rules.items() if path is not None}, said
 
 
 def read_reported(path: Path) -> pd.DataFrame:
@@ -266,9 +288,18 @@ def _has_these(stored: Path, joined: Joined, name: str, made_from: Mapping[str, 
     told = result["made_from"]
     found = (told["labels_sha256"], told["predictions"], result["n_images"])
     wanted = (judged.labels_sha256, judged.predictions.fingerprint, len(joined.image_ids))
-    at_stake = (told.get("conditions_sha256"), told.get("prevalence"))
-    asked = (io.file_sha256(Path(made_from["conditions"])), dict(made_from["prevalence"]))
+    rule = rule_for(_paths(made_from["abstain"]), joined.facts[name])
+    at_stake = (told.get("conditions_sha256"), told.get("prevalence"), told.get("abstain_sha256"))
+    asked = (
+        io.file_sha256(Path(made_from["conditions"])),
+        dict(made_from["prevalence"]),
+        None if rule is None else io.file_sha256(rule),
+    )
     return bool(found == wanted and at_stake == asked)
+
+
+def _paths(texts: Sequence[str]) -> list[Path]:
+    return [Path(text) for text in texts]
 
 
 def _about(joined: Joined, bench: Sequence[Path]) -> pd.DataFrame:

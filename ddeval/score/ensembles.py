@@ -15,7 +15,6 @@ from ddeval.metrics.arrays import Floats
 from ddeval.metrics.discrimination import label_ranks
 from ddeval.metrics.readings import closed_set
 from ddeval.metrics.resampling import N_RESAMPLES, bootstrap
-from ddeval.score.abstain import decisions
 from ddeval.score.joined import Joined
 
 
@@ -84,8 +83,8 @@ def parity(joined: Joined, baseline: str, rule: Mapping[str, Any] | None = None)
     """How far each run is from being the baseline's model: is the service what was evaluated?
 
     Columns `run, baseline, largest_difference` (of any probability) and the `image_id` it is of,
-    `n_flips` (answers that changed), `n_deferrals_changed` (under `rule`, the file of `ddeval abstain`;
-    None without one) and `n_images`.
+    `n_flips` (answers that changed), `n_deferrals_changed` (under `rule`, the baseline's of `ddeval abstain`;
+    None without one, or for other classes) and `n_images`.
     """
     base = joined.pred_probs[baseline]
     rows = []
@@ -95,8 +94,8 @@ def parity(joined: Joined, baseline: str, rule: Mapping[str, Any] | None = None)
         distance = np.abs(joined.pred_probs[run] - base).max(axis=1)
         worst = int(distance.argmax())
         changed = None
-        if rule is not None:
-            ours, theirs = (_deferred(joined, name, rule) for name in (run, baseline))
+        if rule is not None and set(joined.judged[run].predictions.class_names) == set(rule["class_names"]):
+            ours, theirs = (joined.held_back(name, rule) for name in (run, baseline))
             changed = int((ours != theirs).sum())
         rows.append(
             {
@@ -110,25 +109,6 @@ def parity(joined: Joined, baseline: str, rule: Mapping[str, Any] | None = None)
             }
         )
     return pd.DataFrame(rows).astype({"n_deferrals_changed": "Int64"})
-
-
-def _deferred(joined: Joined, run: str, rule: Mapping[str, Any]) -> Any:
-    predictions = joined.judged[run].predictions
-    names = list(rule["class_names"])
-    if sorted(names) != sorted(predictions.class_names):
-        raise InputError(
-            "--abstain",
-            f"the classes of another model ({len(names)} of them)",
-            expected=f"the classes of {run}",
-            todo="Pass the file made for it.",
-        )
-    if rule["unit"] == "case":
-        raise InputError(
-            "--abstain", "a rule by case", expected="unit image", todo="Make it with --unit image."
-        )
-    rows = pd.Index(predictions.frame["image_id"]).get_indexer(pd.Index(joined.image_ids))
-    columns = pd.Index(predictions.class_names).get_indexer(pd.Index(names))
-    return decisions(predictions.logits[rows][:, columns], dict(rule))[1]
 
 
 def _hits(joined: Joined, run: str, k: int) -> tuple[Any, Floats]:

@@ -41,6 +41,7 @@ def evaluate(
     calibrators: Choice = "quick",
     conditions: Path | None = None,
     prevalence: Mapping[str, float] | None = None,
+    abstain: Path | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """The numbers of a run under a version of the labels: what `ddeval score --json` prints.
@@ -59,6 +60,8 @@ def evaluate(
         Which diagnosis is malignant or urgent; the project's, else the shipped example.
     prevalence : mapping of risk group to share, optional
         Where the model will serve; the group's share of the images where not given.
+    abstain : Path, optional
+        A file of `ddeval abstain`: decisions are told once more with what it hands over.
     note : callable
         Told each sentence about what was left out.
 
@@ -70,7 +73,7 @@ def evaluate(
     found = numbers(
         run, labels, manifest=manifest, overlays=overlays,
         seed=seed, n_resamples=n_resamples, calibrators=calibrators,
-        conditions=conditions, prevalence=prevalence,
+        conditions=conditions, prevalence=prevalence, abstain=abstain,
     )  # fmt: skip
     facts = folder.read_run(run)
     for line in (*found.notes, *folder.retirements(found.manifest_path, facts["splits"])):
@@ -82,6 +85,8 @@ def evaluate(
         note(f"images of the gallery that could not be shown: {unreadable}")
     write_numbers(run, found, gallery)
     folder.update_run(run, conditions=str(found.conditions.resolve()))
+    if abstain is not None:
+        folder.update_run(run, abstain=str(abstain.resolve()))
     if found.overlay_path:
         overlay_paths = {**facts.get("overlays", {}), found.version: str(found.overlay_path.resolve())}
         folder.update_run(run, overlays=overlay_paths)

@@ -4,7 +4,7 @@ With `is_common` what the runs do not share is left out instead, image by image 
 counted in a note: a comparison on the stated intersection.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -16,7 +16,8 @@ import pandas as pd
 
 from ddeval.errors import InputError
 from ddeval.score import folder
-from ddeval.score.clinical import Answers
+from ddeval.score.answers import Answers, Labelled
+from ddeval.score.deferral import deferred
 from ddeval.score.numbers import OVERLAYS, Judged, judged_rows
 
 
@@ -60,6 +61,27 @@ class Joined:
         return Answers(
             self.labels, self.pred_probs[run], self.rows, self.groups, self.class_names, self.other_class
         )
+
+    def fit(self, run: str) -> Labelled | None:
+        """The labelled images of the calibration split over the compared classes; None where there is none.
+
+        Of an ensemble those that all its members have, with the mean of their probabilities.
+        """
+        members = [run] if run in self.judged else run.split("+")
+        held = [_fit_over(self.judged[member], self.class_names) for member in members]
+        ids = reduce(np.intersect1d, [of.image_ids for of in held])
+        if not len(ids):
+            return None
+        places = [pd.Index(of.image_ids).get_indexer(pd.Index(ids)) for of in held]
+        probs = np.mean([of.pred_probs[at] for of, at in zip(held, places, strict=True)], axis=0)
+        return Labelled(ids, held[0].labels[places[0]], probs)
+
+    def held_back(self, run: str, rule: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+        """What a deferral rule hands over of a run's compared images, (N,)."""
+        predictions = self.judged[run].predictions
+        rows = pd.Index(predictions.frame["image_id"]).get_indexer(pd.Index(self.image_ids))
+        held: npt.NDArray[np.bool_] = deferred(predictions, rule, where=run)[rows]
+        return held
 
     def with_runs(self, pred_probs: dict[str, npt.NDArray[np.float64]], facts: dict[str, Any]) -> "Joined":
         """With further runs on the same images after those that are there."""
@@ -205,6 +227,19 @@ def _images(
             ", ".join(names), "no image in all of them", expected="shared images", todo="Compare other runs."
         )
     return ids
+
+
+def _fit_over(found: Judged, classes: tuple[str, ...]) -> Labelled:
+    """A run's calibration split over these classes: images of other ones are left out."""
+    fit = found.fit()
+    if fit is None:
+        return Labelled(np.empty(0, dtype=object), np.empty(0, dtype=np.int64), np.empty((0, len(classes))))
+    names = np.array(found.predictions.class_names, dtype=object)
+    codes = pd.Index(classes).get_indexer(pd.Index(names[fit.labels]))
+    columns = pd.Index(names).get_indexer(pd.Index(classes))
+    is_known = codes >= 0
+    probs = _over(fit.pred_probs[is_known][:, columns])
+    return Labelled(fit.image_ids[is_known], codes[is_known].astype(np.int64), probs)
 
 
 def _over(probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

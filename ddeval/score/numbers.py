@@ -20,7 +20,9 @@ from ddeval.metrics.readings import closed_set
 from ddeval.metrics.resampling import N_RESAMPLES
 from ddeval.metrics.summary import summarise, summary_json
 from ddeval.score import folder
-from ddeval.score.clinical import Answers, clinical
+from ddeval.score.answers import Answers, Labelled
+from ddeval.score.clinical import clinical
+from ddeval.score.deferral import deferred, is_made_for, read_rule
 from ddeval.score.predictions import Predictions, read_predictions
 from ddeval.score.recalibration import Choice, closed_set_logits, recalibration
 from ddeval.score.rows import CALIBRATION, group_unit, manifest_path, unchanged_manifest
@@ -28,6 +30,10 @@ from ddeval.score.stakes import conditions_for
 
 OVERLAYS = Path("labels")
 """Folder of frozen overlays, from the working directory, unless the caller names another."""
+
+
+TOLD_OF_RULE = ("rule", "unit", "threshold", "temperature", "risk", "confidence_level")
+"""What metrics.json repeats of a deferral rule."""
 
 
 class Numbers(NamedTuple):
@@ -88,6 +94,13 @@ class Judged(NamedTuple):
             self.predictions.other_class,
         )
 
+    def fit(self) -> Labelled | None:
+        """The labelled images of the calibration split; None where it is what is judged."""
+        held = calibration_rows(self)
+        if held is None:
+            return None
+        return Labelled(held[0].frame["image_id"].to_numpy(dtype=object), held[1], held[0].pred_probs())
+
     def probs_of(self, image_ids: pd.Index, class_names: Sequence[str]) -> npt.NDArray[np.float64]:
         """Probabilities of these images, columns in the order of `class_names`."""
         rows = pd.Index(self.predictions.frame["image_id"]).get_indexer(image_ids)
@@ -108,6 +121,7 @@ def numbers(
     only: pd.Index | None = None,
     conditions: Path | None = None,
     prevalence: Mapping[str, float] | None = None,
+    abstain: Path | None = None,
 ) -> Numbers:
     """The numbers of a run, over the images `only` where given. The rest as in `ddeval.score.evaluate`."""
     found = judged_rows(run, labels, manifest=manifest, overlays=overlays, only=only)
@@ -141,12 +155,17 @@ def numbers(
         metrics = pd.concat([metrics, scaled.metrics], ignore_index=True)
         curves |= scaled.curves
     answers = found.answers()
+    rule = read_rule(abstain) if abstain is not None else None
+    if rule is not None and not is_made_for(rule, facts):
+        notes.append(f"{abstain}: made for another checkpoint; what it promises is not promised here")
     known, said = conditions_for(answers.rows, judged.class_names, conditions)
     notes += said
     beyond = clinical(
         answers,
         run=run.name,
         conditions=known,
+        fit=found.fit(),
+        is_deferred=None if rule is None else deferred(judged, rule, where=run.name),
         prevalence=prevalence,
         seed=seed,
         n_resamples=n_resamples,
@@ -162,6 +181,7 @@ def numbers(
         "group_unit": group_unit(judged.frame["group"]),
         **summary_json(summary._replace(metrics=metrics)),
         "recalibration": scaled.facts if scaled else None,
+        "abstain": None if rule is None else {name: rule[name] for name in TOLD_OF_RULE},
         "n_unlabelled": found.n_unlabelled,
         "n_quarantined": n_quarantined(run, splits),
         "other_class": judged.other_class,
@@ -175,6 +195,7 @@ def numbers(
             "calibrators": calibrators,
             "conditions_sha256": io.file_sha256(Path(known.where)),
             "prevalence": dict(prevalence or {}),
+            **({} if abstain is None else {"abstain_sha256": io.file_sha256(abstain)}),
             **({} if only is None else {"only": io.value_sha256(sorted(only))}),
         },
     }

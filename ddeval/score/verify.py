@@ -70,6 +70,7 @@ def verify(run: Path, *, manifest: Path | None = None) -> Verification:
             run, labels, manifest=manifest, seed=made_from["seed"],
             n_resamples=made_from["n_resamples"], calibrators=made_from["calibrators"],
             conditions=_conditions(run, facts), prevalence=made_from.get("prevalence"),
+            abstain=Path(facts["abstain"]) if "abstain_sha256" in made_from else None,
         )  # fmt: skip
         n, differences = numbers_differences(target, now)
         n_cells, found = n_cells + n, found + differences

@@ -1,0 +1,172 @@
+"""Outcomes under a deferral rule: right, deferred, missed as the serving code of the docs would act."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ddeval import io
+from ddeval.errors import InputError
+from ddeval.score.deferral import deferred, read_rule
+from ddeval.score.predictions import Predictions
+from tests.test_score_abstain import CLASSES, made, run, should_defer
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("deferral"))
+
+
+def rule_of(scored, out, *, unit="image"):
+    run("abstain", scored / "run", "--risk", 0.25, "--unit", unit, "--out", out, "--n-resamples", 5)
+    return out
+
+
+def judged(folder):
+    """Test rows of the user's files: labels, logits (float32 as they are stored) and cases."""
+    manifest = pd.read_csv(folder / "manifest.csv").set_index("image_id")
+    manifest = manifest[manifest["split"] == "test"]
+    answers = pd.read_csv(folder / "answers.csv").set_index("image_id").loc[manifest.index, list(CLASSES)]
+    return (
+        manifest["label"].to_numpy(),
+        answers.to_numpy().astype(np.float32).astype(float),
+        manifest["case_id"],
+    )
+
+
+def outcomes(scored, rule, *, unit):
+    """Share of melanomas right, deferred and missed, of answers, and of wrong ones, by the docs' own code."""
+    decide = should_defer()
+    labels, logits, cases = judged(scored)
+    asked = logits
+    if unit == "case":
+        means = pd.DataFrame(logits).groupby(cases.to_numpy()).mean()
+        asked = means.loc[cases].to_numpy()
+    deferred = np.array([decide(row.tolist(), rule) for row in asked])
+    answer = np.array(CLASSES)[logits.argmax(axis=1)]
+    deferred_here = deferred | (answer == "other")
+    melanoma = labels == "melanoma"
+    right = melanoma & (answer == "melanoma") & ~deferred
+    missed = melanoma & ~right & ~deferred_here
+    kept = ~deferred_here
+    return {
+        "malignant_right": right.sum() / melanoma.sum(),
+        "malignant_deferred": (melanoma & deferred_here).sum() / melanoma.sum(),
+        "malignant_missed": missed.sum() / melanoma.sum(),
+        "answered": kept.mean(),
+        "answered_wrong": (kept & (answer != labels)).sum() / kept.sum(),
+    }
+
+
+@pytest.mark.parametrize("unit", ["image", "case"])
+def test_a_run_tells_its_outcomes_under_the_rule_as_the_serving_code_acts(scored, tmp_path, unit):
+    path = rule_of(scored, tmp_path / "abstain.json", unit=unit)
+    run("score", scored / "run", "--abstain", path, "--n-resamples", 20, "--report", tmp_path / "page.html")
+    metrics = io.read_parquet(scored / "run" / "labels-v0" / "metrics.parquet")[0]
+    under = metrics[metrics["subset"] == "deferring"].set_index("metric")
+    for name, value in outcomes(scored, json.loads(path.read_text()), unit=unit).items():
+        assert under.loc[name, "value"] == pytest.approx(value), name
+        assert under.loc[name, "ci_low"] <= value <= under.loc[name, "ci_high"]
+    plain = metrics[metrics["subset"] == "all"].set_index("metric")
+    assert under.loc["malignant_missed", "value"] < plain.loc["malignant_missed", "value"]
+    assert under.loc["malignant_deferred", "value"] > plain.loc["malignant_deferred", "value"]
+
+    harm = io.read_parquet(scored / "run" / "labels-v0" / "curves" / "harm_deferring.parquet")[0]
+    assert harm.groupby("group")["n_images"].sum()["malignant"] == (judged(scored)[0] == "melanoma").sum()
+    page = (tmp_path / "page.html").read_text()
+    assert "The same under the deferral rule" in page
+    assert f"{100 * under.loc['answered', 'value']:.1f}" in page[page.index("kept-table") :]
+    run("verify", scored / "run")
+
+
+def test_a_rule_made_for_another_checkpoint_is_applied_and_said_to_promise_nothing(scored, tmp_path):
+    other = made(tmp_path / "b", sharpness=2.0)
+    path = rule_of(other, tmp_path / "abstain.json")
+    found = run("score", scored / "run", "--abstain", path, "--n-resamples", 5)
+    assert "made for another checkpoint" in found.output
+
+
+def test_a_comparison_tells_each_run_under_its_own_rule_and_the_gate_may_ask(scored, tmp_path):
+    second = made(tmp_path / "b", sharpness=2.5)
+    answers = pd.read_csv(scored / "answers.csv")
+    answers[list(CLASSES)] += np.random.default_rng(1).normal(size=(len(answers), 4))
+    answers.to_csv(second / "answers.csv", index=False)
+    answers.rename(columns={}).to_csv(second / "b.csv", index=False)
+    run("score", second / "b.csv", "--values", "logits", "--data", scored / "manifest.csv", "--out",
+        second / "b", "--other-class", "other", "--n-resamples", 10, "--calibrators", "none")  # fmt: skip
+    rule_of(scored, tmp_path / "a.json")
+    run("abstain", second / "b", "--risk", 0.3, "--out", tmp_path / "b.json", "--n-resamples", 5)
+    (tmp_path / "gate.yaml").write_text(
+        "criteria:\n  - {name: few, metric: malignant_missed, subset: deferring, kind: at_most, bound: 0.5}\n"
+    )
+    found = run("compare", scored / "run", second / "b", "--abstain", tmp_path / "a.json", "--abstain",
+                tmp_path / "b.json", "--gate", tmp_path / "gate.yaml", "--json", "--n-resamples", 50,
+                "--out", tmp_path / "page.html")  # fmt: skip
+    told = json.loads(found.stdout)
+    kept = {(row["run"], row["metric"]): row["value"] for row in told["deferring"]}
+    for name, folder in (("a", scored), ("b", second)):
+        rule = json.loads((tmp_path / f"{name}.json").read_text())
+        expected = outcomes(folder, rule, unit="image")
+        run_name = "answers" if name == "a" else "b"
+        assert kept[run_name, "answered"] == pytest.approx(expected["answered"])
+        assert kept[run_name, "answered_wrong"] == pytest.approx(expected["answered_wrong"])
+        harm = {r["outcome"]: r["share"] for r in told["harm_deferring"]
+                if (r["run"], r["group"]) == (run_name, "malignant")}  # fmt: skip
+        assert harm["missed"] == pytest.approx(expected["malignant_missed"])
+        if name == "b":
+            (criterion,) = told["gate"]["criteria"]
+            assert criterion["value"] == pytest.approx(expected["malignant_missed"])
+            assert criterion["answer"] == "pass"
+    assert all(row["has_rule"] for row in told["deferring"])
+    assert told["parity"][0]["n_deferrals_changed"] > 0
+    run("verify", tmp_path / "page.html")
+
+
+def test_a_run_without_a_rule_of_its_own_defers_by_other_alone_and_is_said_to(scored, tmp_path):
+    second = made(tmp_path / "b", sharpness=2.0)
+    rule_of(scored, tmp_path / "a.json")
+    found = run("compare", scored / "run", second / "run", "--abstain", tmp_path / "a.json", "--common",
+                "--n-resamples", 20, "--out", tmp_path / "page.html")  # fmt: skip
+    assert "no --abstain file was made for this checkpoint" in found.output
+    twin = json.loads((tmp_path / "page" / "comparison.json").read_text())
+    missed = {
+        (table, row["run"]): row["share"]
+        for table in ("harm", "harm_deferring")
+        for row in twin[table]
+        if (row["group"], row["outcome"]) == ("malignant", "missed")
+    }
+    without = next(row["run"] for row in twin["deferring"] if not row["has_rule"])
+    with_rule = next(row["run"] for row in twin["deferring"] if row["has_rule"])
+    assert missed["harm", without] == missed["harm_deferring", without]
+    assert missed["harm", with_rule] > missed["harm_deferring", with_rule]
+    assert "none: only “other” defers" in (tmp_path / "page.html").read_text()
+
+
+def test_a_file_that_is_no_rule_is_refused(scored, tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    found = run("score", scored / "run", "--abstain", tmp_path / "x.json", code=3)
+    assert "no deferral rule" in found.output
+
+
+def test_a_rule_of_other_classes_and_one_that_needs_logits_are_refused():
+    frame = pd.DataFrame({"image_id": ["a"], "case_id": ["a"], "group": ["a"], "split": ["test"]})
+    probs = np.array([[0.5, 0.3, 0.2]])
+    held = Predictions(frame, np.log(probs).astype(np.float32), ("x", "y", "z"), probs=probs)
+    rule = {"class_names": ["x", "y", "z"], "rule": "energy", "unit": "image", "other_class": None,
+            "temperature": 1.0, "threshold": 0.4}  # fmt: skip
+    with pytest.raises(InputError, match="without softmax logits"):
+        deferred(held, rule, where="run")
+    with pytest.raises(InputError, match="the classes of another model"):
+        deferred(held, rule | {"class_names": ["x", "y"]}, where="run")
+    assert deferred(held, rule | {"rule": "max_probability"}, where="run").tolist() == [False]
+    assert deferred(held, rule | {"rule": "max_probability", "threshold": 0.6}, where="run").tolist() == [
+        True
+    ]
+
+
+def test_columns_of_a_rule_in_another_order_are_taken_by_name(scored, tmp_path):
+    rule = read_rule(rule_of(scored, tmp_path / "a.json"))
+    frame = pd.DataFrame({"image_id": ["a"], "case_id": ["a"], "group": ["a"], "split": ["test"]})
+    turned = Predictions(frame, np.array([[9.0, 0, 0, 0]], dtype=np.float32), CLASSES[::-1])
+    assert deferred(turned, rule, where="run").tolist() == [True]  # the first column is `other`
