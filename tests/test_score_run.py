@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from ddeval import io
 from ddeval.data.images import decode, preprocess
 from ddeval.data.manifest import read_manifest
+from ddeval.data.preprocessing import Preprocessing
 from ddeval.data.questionnaire import encode
 from ddeval.errors import InputError
 from ddeval.models.checkpoint import load_checkpoint
@@ -24,6 +25,7 @@ from ddeval.score import folder, shards
 from ddeval.score.plan import parse_shard
 from ddeval.score.predictions import read_predictions
 from ddeval.score.run import Settings, execute, finish, only_process, prepare, score
+from ddeval.score.views import feed_preprocessing, views
 from tests.score_fixture import SMALL, make_artefact, make_manifest, score_in_another_process
 
 DATA_FILES = (folder.PREDICTIONS_FILE, folder.EMBEDDINGS_FILE, folder.QUARANTINE_FILE)
@@ -437,6 +439,50 @@ def test_mirrored_scoring_is_the_mean_of_both_sides(home, checkpoint, whole, tmp
     assert np.abs(found - sides[0]).max() > 0.05
 
 
+def test_multicrop_is_the_mean_over_the_corners_and_the_middle(home, checkpoint, whole, tmp_path):
+    """Each crop is made with Pillow, saved, and scored as a photograph of its own."""
+    size = checkpoint.preprocessing.size
+    side = int(np.ceil(size * 8 / 7))
+    room = side - size
+    manifest = make_manifest(tmp_path / "crops")
+    photos = sorted((tmp_path / "crops" / "images").iterdir())
+    large = {}
+    for path in photos:
+        image = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+        large[path] = image.copy()
+    manifest.write_text(manifest.read_text().replace(".jpg", ".png"))
+    of_views = []
+    for i, (left, top) in enumerate([(0, 0), (room, 0), (0, room), (room, room), (room // 2, room // 2)]):
+        for path, image in large.items():
+            image.crop((left, top, left + size, top + size)).save(path.with_suffix(".png"))
+        of_views.append(score(checkpoint, manifest, settings=SMALL, out=tmp_path / f"view-{i}"))
+    found = score(
+        checkpoint, home / "manifest.csv", settings=replace(SMALL, tta="multicrop"), out=tmp_path / "run"
+    )
+    logits = [read_predictions(run / "predictions.parquet").logits for run in of_views]
+    embeddings = [np.load(run / "embeddings.npy") for run in of_views]
+    np.testing.assert_allclose(
+        read_predictions(found / "predictions.parquet").logits, np.mean(logits, axis=0), atol=1e-5
+    )
+    np.testing.assert_allclose(np.load(found / "embeddings.npy"), np.mean(embeddings, axis=0), atol=1e-5)
+    assert np.ptp(logits, axis=0).max() > 0.05  # the views do differ
+    assert folder.read_run(found)["inputs"]["tta"] == "multicrop"
+    assert folder.read_run(found)["fingerprint"] != folder.read_run(whole)["fingerprint"]
+    with pytest.raises(InputError, match="found tta hflip; expected tta multicrop"):
+        score(checkpoint, home / "manifest.csv", settings=replace(SMALL, tta="hflip"), out=found)
+
+
+def test_the_middle_crop_is_the_plain_view_where_the_preprocessing_cuts():
+    """256 to 224, the shorter side: the square of 256 holds the corners, its middle is always seen."""
+    p = Preprocessing(224, resize="shortest_edge", edge=256)
+    photo = np.random.default_rng(0).integers(0, 255, (300, 420, 3), dtype=np.uint8)
+    square = torch.from_numpy(preprocess(photo, feed_preprocessing(p, "multicrop")))[None]
+    seen = [view[0].numpy() for view in views(square, "multicrop", size=224)]
+    assert [view.shape for view in seen] == [(3, 224, 224)] * 5
+    np.testing.assert_array_equal(seen[-1], preprocess(photo, p))
+    np.testing.assert_array_equal(seen[0][:, 32:, 32:], seen[3][:, :-32, :-32])
+
+
 def test_a_manifest_without_splits_is_scored_whole_and_says_so(checkpoint, tmp_path):
     manifest = make_manifest(tmp_path)
     pd.read_csv(manifest, dtype=object).drop(columns="split").to_csv(manifest, index=False)
@@ -460,7 +506,7 @@ def test_a_shard_that_is_none_is_refused(text):
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="shard_size positive, got -1 and 16"):
         Settings(batch_size=-1, shard_size=16)
-    with pytest.raises(ValueError, match="tta must be none or hflip"):
+    with pytest.raises(ValueError, match="tta must be one of none, hflip, multicrop, got 'twice'"):
         Settings(tta="twice")
 
 

@@ -52,7 +52,10 @@ def score(
     ] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")] = "auto",
     tta: Annotated[
-        Literal["none", "hflip"], typer.Option(help="hflip: mean with the mirror image.")
+        Literal["none", "hflip", "multicrop"],
+        typer.Option(
+            help="hflip: mean with the mirror image; multicrop: of corners and middle, 5 times the time."
+        ),
     ] = "none",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode; 0 is one a core.")] = 0,
     shard: Annotated[
@@ -199,7 +202,7 @@ def _model_run(
     precision: Literal["native", "fp8"],
     fast_decode: bool,
     batch_size: int,
-    tta: Literal["none", "hflip"],
+    tta: Literal["none", "hflip", "multicrop"],
     shard_size: int,
     shard: str | None,
     workers: int,

@@ -23,6 +23,7 @@ from ddeval.models.tower import has_tower, kernel_for, with_towers
 from ddeval.score import feed, shards
 from ddeval.score.plan import Plan
 from ddeval.score.predictions import check_finite
+from ddeval.score.views import Tta, feed_preprocessing, views
 
 DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -97,11 +98,12 @@ def answers(
     """Each pending shard with its answers."""
     if not pending:
         return
-    model = Model(checkpoint, on, hflip=plan.inputs["tta"] == "hflip")
+    tta: Tta = plan.inputs["tta"]
+    model = Model(checkpoint, on, tta=tta)
     batches = feed.batches(
         sources,
         [rows for s in pending for rows in plan.batches(s)],
-        preprocessing=checkpoint.preprocessing,
+        preprocessing=feed_preprocessing(checkpoint.preprocessing, tta),
         batch_size=plan.batch_size,
         workers=workers,
         gpu=on.is_gpu,
@@ -181,8 +183,8 @@ def _features_of(batch: feed.Batch, features: Features | None) -> Tensor | None:
 class Model:
     """The checkpoint's module on its device, fed with uint8 pixels."""
 
-    def __init__(self, checkpoint: Checkpoint, on: Engine, *, hflip: bool = False) -> None:
-        self.on, self.hflip = on, hflip
+    def __init__(self, checkpoint: Checkpoint, on: Engine, *, tta: Tta = "none") -> None:
+        self.on, self.tta = on, tta
         module = checkpoint.module
         if on.kernel.startswith("tower"):
             module = with_towers(
@@ -194,6 +196,7 @@ class Model:
             )
         self.module = module.to(on.device)
         p: Preprocessing = checkpoint.preprocessing
+        self.size = p.size
         # x * rescale - mean, / std in one multiply and one subtract
         self.scale = torch.tensor([p.rescale / s for s in p.std], device=on.device).view(1, 3, 1, 1)
         self.shift = torch.tensor([m / s for m, s in zip(p.mean, p.std, strict=True)], device=on.device)
@@ -201,17 +204,18 @@ class Model:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) and embeddings (B, E) of uint8 pixels, float32, still on the device."""
+        """Logits (B, K) and embeddings (B, E) of uint8 pixels, float32, still on the device.
+
+        With several views each is the mean over these.
+        """
         device = self.on.device
         normalised = pixels.to(device, non_blocking=True) * self.scale - self.shift  # (B, 3, S, S)
         answers = features if features is None else features.to(device, non_blocking=True)  # (B, D)
         is_half = self.on.dtype != "fp32"
         with torch.autocast(device.type, DTYPES[self.on.dtype], enabled=is_half):
-            logits, embeddings = self.module(normalised, answers)
-            if self.hflip:
-                mirrored = self.module(normalised.flip(-1), answers)
-                logits, embeddings = (logits + mirrored[0]) / 2, (embeddings + mirrored[1]) / 2
-        return logits.float(), embeddings.float()
+            seen = [self.module(view, answers) for view in views(normalised, self.tta, size=self.size)]
+        logits, embeddings = (torch.stack([t.float() for t in of]).mean(0) for of in zip(*seen, strict=True))
+        return logits, embeddings
 
 
 def _part(checkpoint: Checkpoint, plan: Plan, shard: _Shard) -> shards.Part:

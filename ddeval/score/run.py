@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,11 +31,11 @@ from ddeval.score.feed import Source
 from ddeval.score.plan import SHARD_SIZE, Plan, begin, shards_of
 from ddeval.score.predictions import Predictions
 from ddeval.score.rows import group_unit, manifest_path, rows_of, synthetic, unchanged_manifest
+from ddeval.score.views import WAYS, Tta
 
 BIT_RELEVANT = ("ddeval", "torch", "transformers", "pillow")
 """Libraries whose version may change the last bits of a logit."""
 
-Tta = Literal["none", "hflip"]
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Called with a label and the number of images; gives a function to call with each number just done."""
 
@@ -62,7 +62,7 @@ class Settings:
     """Images a batch; 0 lets the engine choose, once for the run."""
     shard_size: int = SHARD_SIZE
     tta: Tta = "none"
-    """hflip: the mean of the logits of an image and its mirror image."""
+    """Several views of each image, whose logits and embeddings are averaged: `ddeval.score.views`."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 0 or self.shard_size < 1:
@@ -70,8 +70,8 @@ class Settings:
                 "batch_size must be 0 or more and shard_size positive, got "
                 f"{self.batch_size} and {self.shard_size}"
             )
-        if self.tta not in ("none", "hflip"):
-            raise ValueError(f"tta must be none or hflip, got {self.tta!r}")
+        if self.tta not in WAYS:
+            raise ValueError(f"tta must be one of {', '.join(WAYS)}, got {self.tta!r}")
 
 
 class Job(NamedTuple):
