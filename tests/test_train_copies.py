@@ -11,8 +11,8 @@ from ddeval.data.hashes import near_across, near_pairs
 from ddeval.data.manifest import image_files, read_manifest
 from ddeval.io import read_csv, write_csv
 from ddeval.models.checkpoint import load_checkpoint
-from ddeval.train import loop
-from ddeval.train.copies import copies_of_judged, read_copies
+from ddeval.train import copies as copies_module
+from ddeval.train.copies import copies_of_judged
 from ddeval.train.loop import silent, train
 from tests.train_fixture import make_config, make_data
 
@@ -58,7 +58,7 @@ def test_a_copy_is_left_out_counted_listed_and_told_in_the_card(leaky, tmp_path)
     result = train(config, leaky, tmp_path / "out")
     assert result.left_out == {"copy of a test image": 1}
     assert result.n_train == 47
-    (row,) = read_copies(tmp_path / "out" / "training").to_dict("records")
+    (row,) = read_csv(tmp_path / "out" / "training" / "copies.csv").to_dict("records")
     assert (row["image_id"], row["copy_of"], row["copy_split"]) == ("000-0", "016-0", "test")
     assert "1 (copy of a test image)" in (tmp_path / "out" / "README.md").read_text()
 
@@ -79,7 +79,7 @@ def test_a_copy_is_learnt_where_the_config_says_so(leaky, tmp_path):
 def test_a_run_that_goes_on_compares_no_picture_again(leaky, tmp_path, monkeypatch):
     config = make_config(tmp_path)
     first = train(config, leaky, tmp_path / "out")
-    monkeypatch.setattr(loop, "copies_of_judged", None)
+    monkeypatch.setattr(copies_module, "copies_of_judged", None)
     assert train(config, leaky, tmp_path / "out").left_out == first.left_out
 
 

@@ -1,5 +1,6 @@
-"""Options that several commands share: what is at stake, and where the model will serve."""
+"""What several commands share: what is at stake, where the model will serve, which process speaks."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,16 @@ Prevalence = Annotated[
     list[str] | None,
     typer.Option(help="Where the model will serve, malignant=0.02; may be repeated [that of the split]."),
 ]
+
+
+def by_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_shown() -> bool:
+    """Whether this process is the one that speaks: of several that torchrun started, the first."""
+    return not by_torchrun() or os.environ.get("RANK", "0") == "0"
 
 
 def shares(given: list[str] | None) -> dict[str, float]:

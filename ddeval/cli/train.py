@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ddeval.cli import console
+from ddeval.cli.options import by_torchrun, is_shown
 from ddeval.errors import InputError
 from ddeval.project import find_project
 
@@ -35,7 +36,8 @@ def train(
 ) -> None:
     """Train the system of a config on the splits train and val; the best epoch becomes the artefact.
 
-    A run that was interrupted goes on from its last finished epoch. With --folds no artefact is made but a
+    A run that was interrupted goes on from its last finished epoch. Under torchrun its GPUs share the
+    batches of each step out (`train.accumulate` of them). With --folds no artefact is made but a
     run of the split train, for `ddeval audit RUN --as-given`.
 
     Example: ddeval train gen2a_medsiglip --data manifest.csv --labels v1
@@ -52,15 +54,21 @@ def train(
     wanted = labels not in (None, "v0")
     overlay = read_overlay(find_overlay(str(labels), split="train", folder=OVERLAYS)) if wanted else None
     vetted = f", labels {overlay.split}-{overlay.version}" if overlay else ""
-    console.note(
-        f"{'would train' if dry_run else 'training'} {system.name} on {manifest}{vetted} -> {folder}"
-    )
+    if is_shown():
+        console.note(
+            f"{'would train' if dry_run else 'training'} {system.name} on {manifest}{vetted} -> {folder}"
+        )
     if dry_run:
         return
 
     if folds:
+        if by_torchrun():
+            raise InputError(
+                "--folds", "several processes", expected="one", todo="Start the folds without torchrun."
+            )
         _train_folds(system, manifest, folder, folds, overlay, roots, device, path, as_json=as_json)
         return
+    from ddeval.train.loop import silent
     from ddeval.train.loop import train as run
 
     result = run(
@@ -71,9 +79,11 @@ def train(
         image_roots=roots,
         device=device,
         config_path=path,
-        progress=console.progress,
-        note=console.note,
+        progress=console.progress if is_shown() else silent,
+        note=console.note if is_shown() else lambda line: None,
     )
+    if not is_shown():
+        return
     for reason, n in result.left_out.items():
         console.note(f"left out: {n:,} images, {reason}")
     if as_json:

@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from ddeval.audit.pictures import copies, fingerprints
-from ddeval.data.manifest import image_files
+from ddeval.config import TrainConfig
+from ddeval.data.manifest import image_files, manifest_sha256
 from ddeval.io import read_csv, write_csv
+from ddeval.train import state
 
 FILE = "copies.csv"
 JUDGING = ("calibration", "test")
@@ -55,6 +57,25 @@ def copies_of_judged(
     )
 
 
+def known_copies(
+    manifest: pd.DataFrame,
+    recipe: TrainConfig,
+    image_roots: Sequence[Path],
+    out: Path,
+    *,
+    progress: Progress,
+    where: str,
+) -> pd.DataFrame:
+    """`copies_of_judged` as the recipe wants it; the list in `out` where the run began there."""
+    if recipe.copies_of_test == "learn":
+        return no_copies()
+    begun = state.begun_with(out) or {}
+    path = out / state.FOLDER / FILE
+    if path.is_file() and begun.get("manifest_sha256") == manifest_sha256(manifest):
+        return read_csv(path)
+    return copies_of_judged(manifest, image_roots, progress=progress, where=where)
+
+
 def no_copies() -> pd.DataFrame:
     return pd.DataFrame(columns=list(COLUMNS))
 
@@ -62,9 +83,3 @@ def no_copies() -> pd.DataFrame:
 def write_copies(folder: Path, found: pd.DataFrame) -> None:
     """Keep the list beside the run's state, so that a run that goes on need not look again."""
     write_csv(folder / FILE, found)
-
-
-def read_copies(folder: Path) -> pd.DataFrame | None:
-    """The list of an earlier start of the same run; None where there is none."""
-    path = folder / FILE
-    return read_csv(path) if path.is_file() else None

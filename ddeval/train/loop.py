@@ -22,19 +22,18 @@ from ddeval.data.manifest import manifest_sha256, read_manifest
 from ddeval.data.overlay import Overlay
 from ddeval.data.questionnaire import FeatureSchema, read_schema
 from ddeval.errors import InputError
-from ddeval.io import read_json, write_text
-from ddeval.models.artefact import CARD, METRICS, WEIGHTS, write_artefact
+from ddeval.io import write_text
+from ddeval.models.artefact import CARD, write_artefact
 from ddeval.models.build import build
 from ddeval.models.device import DeviceName, choose_device
 from ddeval.models.fusion import Fusion
-from ddeval.models.weights import read_weights, state_dict_of
 from ddeval.train import state
-from ddeval.train.card import card
-from ddeval.train.copies import copies_of_judged, no_copies, read_copies, write_copies
-from ddeval.train.dataset import Dataset, Images, build_dataset, class_shares, epoch_rows
+from ddeval.train.copies import known_copies, write_copies
+from ddeval.train.dataset import Images, build_dataset, class_shares, epoch_rows
 from ddeval.train.optimiser import WeightAverage, adamw, compile_layers, parameter_groups, rate_factor
+from ddeval.train.processes import Processes, Share, check_shares, joined, share_of
 from ddeval.train.step import Part, Stepper
-from ddeval.train.validation import closed_outputs, stored_embeddings, validate
+from ddeval.train.validation import card_of, stored_embeddings, validate
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Called with a label and the number of images; gives a function to call with each number just done."""
@@ -94,16 +93,40 @@ def train(
         (the batch is named and the best epoch so far stays), or too little GPU memory (the batch size
         that fits is named).
     """
+    with joined(device) as processes:
+        return _train(
+            config, manifest, out, overlay=overlay, image_roots=image_roots, device=device,
+            config_path=config_path, progress=progress, note=note, processes=processes,
+        )  # fmt: skip
+
+
+def _train(
+    config: Config,
+    manifest: Path,
+    out: Path,
+    *,
+    overlay: Overlay | None,
+    image_roots: Sequence[Path],
+    device: DeviceName,
+    config_path: Path | None,
+    progress: Progress,
+    note: Callable[[str], None],
+    processes: Processes,
+) -> TrainResult:
+    """`train` as one of several processes, or alone."""
     model, recipe = _sections(config)
+    check_shares(recipe, processes)
     if recipe.cpu_threads:
         torch.set_num_threads(recipe.cpu_threads)
     on = choose_device(device)
     schema = _schema(model, config_path)
+    if not processes.is_first:
+        processes.wait()  # for the first to have begun
 
     # data
     frame = read_manifest(manifest)
     roots = list(image_roots) or [manifest.parent]
-    copies = _copies(frame, recipe, roots, out, progress, where=str(manifest))
+    copies = known_copies(frame, recipe, roots, out, progress=progress, where=str(manifest))
     data = build_dataset(
         frame,
         recipe,
@@ -122,8 +145,12 @@ def train(
         "labels": {"version": data.labels_version, "sha256": overlay.sha256 if overlay else None},
         "device": on.device.type,
     }
-    run = state.begin(out, inputs)
-    write_copies(run.folder, copies)
+    if processes.is_first:
+        run = state.begin(out, inputs)
+        write_copies(run.folder, copies)
+        processes.wait()
+    else:
+        run = state.Run(out, is_writer=False)
     if finished := state.read_result(out):
         return TrainResult(out, curve=state.read_curve(out), **finished)
     seed_everything(recipe.seed, 0)
@@ -155,8 +182,9 @@ def train(
         preprocessing=built.preprocessing,
         shares=class_shares(data, recipe),
         on=on,
+        processes=processes,
     )
-    average = WeightAverage(module, recipe.ema_decay) if recipe.ema_decay else None
+    average = WeightAverage(module, recipe.ema_decay) if recipe.ema_decay and processes.is_first else None
     n_done = state.resume(run, module, optimiser, stepper.scaler, average)
 
     if recipe.stored_embeddings:
@@ -174,9 +202,12 @@ def train(
             began = time.monotonic()
             rng = seed_everything(recipe.seed, epoch + 1)
             freeze(module, is_frozen=epoch < recipe.frozen_epochs)
-            batches = images.batches(epoch_rows(data, recipe, rng), recipe.batch_size)
+            if epoch in (n_done, recipe.frozen_epochs):
+                stepper.share_gradients()
+            share = share_of(epoch_rows(data, recipe, rng), recipe, processes)
+            batches = images.batches(share.rows, recipe.batch_size)
             losses = []
-            for i, parts in enumerate(_grouped(batches, recipe.accumulate)):
+            for i, parts in enumerate(_grouped(batches, share)):
                 factor = rate_factor(
                     epoch * n_steps + i,
                     n_steps=recipe.epochs * n_steps,
@@ -189,8 +220,11 @@ def train(
                 losses.append(stepper.take(parts, seed=int(rng.integers(2**31)), where=where))
                 if average:
                     average.update(module)
-                tick(sum(len(rows) for rows, _, _ in parts))
+                tick(sum(len(rows) for rows, _, _ in parts) * processes.n)
 
+            if not processes.is_first:
+                processes.wait()  # for the first to have validated and saved
+                continue
             kept = average.state if average else module.state_dict()
             metrics = validate(stepper, kept, images, data)
             run.curve.append({"epoch": epoch + 1, "train_loss": float(np.mean(losses)), **metrics})
@@ -210,16 +244,22 @@ def train(
                 )
             state.save(run, module, optimiser, stepper.scaler, average)
             note(_epoch_line(run, recipe, n_images, time.monotonic() - began))
+            processes.wait()
 
+    if not processes.is_first:
+        processes.wait()  # for the first to have finished
+        return TrainResult(out, curve=state.read_curve(out), **(state.read_result(out) or {}))
     unreadable = {"unreadable": len(images.failures)} if images.failures else {}
-    _write_card(out, config, data, images, stepper, left_out=data.left_out | unreadable, inputs=inputs)
+    left_out = data.left_out | unreadable
+    write_text(out / CARD, card_of(out, config, data, images, stepper, left_out=left_out, inputs=inputs))
     result: dict[str, Any] = {
         "best": run.best,
         "n_train": len(data.train_rows),
         "n_val": len(data.val_rows),
-        "left_out": data.left_out | unreadable,
+        "left_out": left_out,
     }
     state.write_result(out, result)
+    processes.wait()
     return TrainResult(out, curve=state.read_curve(out), **result)
 
 
@@ -238,29 +278,11 @@ def freeze(module: Fusion, *, is_frozen: bool) -> None:
         module.backbone.eval()
 
 
-def _grouped(batches: Iterator[Part], n: int) -> Iterator[list[Part]]:
-    """The batches of each step; the last step of an epoch may have fewer."""
-    while group := list(itertools.islice(batches, n)):
-        yield group
-
-
-def _copies(
-    frame: pd.DataFrame,
-    recipe: TrainConfig,
-    roots: Sequence[Path],
-    out: Path,
-    progress: Progress,
-    *,
-    where: str,
-) -> pd.DataFrame:
-    """Photographs that are not learnt from, since a judging split shows the same picture."""
-    if recipe.copies_of_test == "learn":
-        return no_copies()
-    begun = state.begun_with(out) or {}
-    before = read_copies(out / state.FOLDER)
-    if before is not None and begun.get("manifest_sha256") == manifest_sha256(frame):
-        return before
-    return copies_of_judged(frame, roots, progress=progress, where=where)
+def _grouped(batches: Iterator[Part], share: Share) -> Iterator[list[Part]]:
+    """This process's batches of each step; a spare one counts as unreadable, so that it weighs nothing."""
+    for n, is_spare in share.steps:
+        parts = list(itertools.islice(batches, n))
+        yield [(rows, pixels, readable & False) for rows, pixels, readable in parts] if is_spare else parts
 
 
 def _sections(config: Config) -> tuple[ModelConfig, TrainConfig]:
@@ -273,34 +295,6 @@ def _sections(config: Config) -> tuple[ModelConfig, TrainConfig]:
             todo="Take one of the shipped configs as a pattern.",
         )
     return config.model, config.train
-
-
-def _write_card(
-    out: Path,
-    config: Config,
-    data: Dataset,
-    images: Images,
-    stepper: Stepper,
-    *,
-    left_out: dict[str, int],
-    inputs: dict[str, Any],
-) -> None:
-    """The model card of the artefact in `out`, from its own weights."""
-    weights, _ = state_dict_of(read_weights(out / WEIGHTS), where=str(out / WEIGHTS))
-    on_device = {name: tensor.to(stepper.device) for name, tensor in weights.items()}
-    rows, labels, pred_probs = closed_outputs(stepper, on_device, images, data)
-    text = card(
-        config,
-        labels=labels,
-        pred_probs=pred_probs,
-        rows=data.frame.iloc[rows],
-        counts=pd.crosstab(data.frame["label"], data.frame["split"])[["train", "val"]],
-        left_out=left_out,
-        best_epoch=read_json(out / METRICS)["epoch"],
-        inputs=inputs,
-        class_names=data.class_names,
-    )
-    write_text(out / CARD, text)
 
 
 def _schema(model: ModelConfig, config_path: Path | None) -> FeatureSchema | None:

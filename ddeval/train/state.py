@@ -34,6 +34,8 @@ class Run:
     """One line an epoch."""
     best: dict[str, Any] | None = None
     """Epoch (from 1) and validation numbers of the best one."""
+    is_writer: bool = True
+    """Of several processes one alone writes."""
 
     @property
     def folder(self) -> Path:
@@ -135,6 +137,8 @@ def versions() -> dict[str, str]:
 
 
 def _write_curve(run: Run) -> None:
+    if not run.is_writer:
+        return
     write_text(run.out / CURVE, "".join(json.dumps(line) + "\n" for line in run.curve))
 
 

@@ -5,13 +5,16 @@ accumulating k batches of b images is one batch of k b. A loss that is not finit
 for the GPU end here, in one sentence each.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 
 from ddeval.config import TrainConfig
 from ddeval.data.images import Preprocessing
@@ -21,6 +24,7 @@ from ddeval.models.fusion import Fusion
 from ddeval.train.augment import augment
 from ddeval.train.dataset import Dataset
 from ddeval.train.losses import image_losses
+from ddeval.train.processes import ALONE, Processes
 
 Part = tuple[npt.NDArray[np.int64], Tensor, npt.NDArray[np.bool_]]
 """Rows (B,), uint8 pixels (B, 3, S, S) or stored embeddings (B, E), and which could be read (B,)."""
@@ -49,8 +53,12 @@ class Stepper:
         preprocessing: Preprocessing,
         shares: npt.NDArray[np.float64],
         on: Device,
+        processes: Processes = ALONE,
     ) -> None:
         self.module, self.optimiser, self.data, self.recipe = module, optimiser, data, recipe
+        self.processes = processes
+        self.network: nn.Module = module
+        """What the forward pass of a step goes through: the module, or what shares its gradients."""
         self.device, self.preprocessing = on.device, preprocessing
         is_gpu = on.device.type == "cuda"
         self.dtype = amp_dtype(recipe.amp_dtype, on.dtype)
@@ -61,27 +69,41 @@ class Stepper:
         self.mean = torch.tensor(preprocessing.mean, device=on.device).view(3, 1, 1)
         self.std = torch.tensor(preprocessing.std, device=on.device).view(3, 1, 1)
 
+    def share_gradients(self) -> None:
+        """Sum gradients over the processes from now on; again whenever other weights learn."""
+        if self.processes.n == 1:
+            return
+        self.network = self.module  # lets go of the hooks of the one before
+        on = [self.device.index] if self.device.type == "cuda" else None
+        self.network = DistributedDataParallel(self.module, device_ids=on)
+
     def take(self, parts: Sequence[Part], *, seed: int, where: str) -> float:
         """Change the weights once; the weighted mean loss of the step's images.
 
         Parameters
         ----------
         parts : sequence of Part
-            The batches of this step.
+            The batches of this step; this process's own where there are several.
         seed : int
-            Of its augmentation.
+            Of its augmentation; where a step has several batches, of each one's augmentation and dropout, so
+            that it does not matter who computes it.
         where : str
             Which step this is, for a message.
         """
         self.generator.manual_seed(seed)
         self.optimiser.zero_grad(set_to_none=True)
         total = weight = 0.0
-        for part in parts:
+        for i, part in enumerate(parts):
             shortage = None
+            if self.recipe.accumulate > 1:
+                own = seed + self.processes.rank + i * self.processes.n
+                self.generator.manual_seed(own)
+                torch.manual_seed(own)
             try:
-                losses, weights = self._losses(part)
-                summed = (losses * weights).sum()
-                self.scaler.scale(summed).backward()  # type: ignore[no-untyped-call]
+                with self._without_sum(is_wanted=i < len(parts) - 1):
+                    losses, weights = self._losses(part)
+                    summed = (losses * weights).sum()
+                    self.scaler.scale(summed).backward()  # type: ignore[no-untyped-call]
             except torch.OutOfMemoryError as error:
                 shortage = str(error)  # the error itself holds the step's tensors, and with them the memory
             if shortage is not None:
@@ -90,6 +112,7 @@ class Stepper:
             if not torch.isfinite(summed.detach()):
                 raise self._not_finite(losses.detach() * weights, part, where)
             total, weight = total + float(summed.detach()), weight + float(weights.sum())
+        total, weight = self.processes.summed(total, weight, device=self.device)
         if weight > 0:
             self._apply(weight)
         return total / weight if weight > 0 else float("nan")
@@ -125,7 +148,7 @@ class Stepper:
             self.pixels_of(pixels), targets, self.recipe.augment, generator=self.generator
         )
         with self.autocast(), sdpa_kernel(ATTENTION, set_priority=True):
-            logits, _ = self.module(self.normalise(changed), self.features_of(rows))  # (B, K) float32
+            logits, _ = self.network(self.normalise(changed), self.features_of(rows))  # (B, K) float32
         losses = image_losses(
             logits,
             targets,
@@ -136,11 +159,22 @@ class Stepper:
         )
         return losses, weights
 
+    def _without_sum(self, *, is_wanted: bool) -> AbstractContextManager[None]:
+        """Gradients stay this process's own: those of the last batch bring the sum along."""
+        if is_wanted and isinstance(self.network, DistributedDataParallel):
+            held: AbstractContextManager[None] = self.network.no_sync()
+            return held
+        return contextlib.nullcontext()
+
     def _apply(self, weight: float) -> None:
+        """Divide the summed gradients by the weight of the step's images, and take the step.
+
+        Several processes hold the mean of their gradients, not the sum.
+        """
         self.scaler.unscale_(self.optimiser)
         learning = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
         for parameter in learning:
-            parameter.grad /= weight
+            parameter.grad /= weight / self.processes.n
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(learning, self.recipe.clip_norm)
         self.scaler.step(self.optimiser)
@@ -158,6 +192,7 @@ class Stepper:
         )
 
     def _too_large(self, batch_size: int, shortage: str) -> InputError:
+        self.network = self.module  # what is tried next concerns no other process
         fits = largest_batch(self._fits, below=batch_size)
         times = -(-batch_size // fits) if fits else 0
         advice = f"Set batch_size: {fits} and accumulate: {times * self.recipe.accumulate} (the same step)"

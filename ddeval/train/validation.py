@@ -1,17 +1,24 @@
 """Validation: how good is the network at the end of an epoch, on the split that chooses the best one?"""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from ddeval.config import Config
 from ddeval.errors import InputError
+from ddeval.io import read_json
 from ddeval.metrics import balanced_accuracy, nll, top_k_accuracy
 from ddeval.metrics.readings import closed_set
+from ddeval.models.artefact import METRICS, WEIGHTS
+from ddeval.models.weights import read_weights, state_dict_of
+from ddeval.train.card import card
 from ddeval.train.dataset import Dataset, Images
 from ddeval.train.step import Stepper
 
@@ -79,6 +86,33 @@ def closed_outputs(
         kept, labels, pred_probs = closed_set(labels, pred_probs, data.other_index)
         rows = rows[kept]
     return rows, labels, pred_probs
+
+
+def card_of(
+    out: Path,
+    config: Config,
+    data: Dataset,
+    images: Images,
+    stepper: Stepper,
+    *,
+    left_out: Mapping[str, int],
+    inputs: Mapping[str, Any],
+) -> str:
+    """The model card of the artefact in `out`, its numbers from its own weights."""
+    weights, _ = state_dict_of(read_weights(out / WEIGHTS), where=str(out / WEIGHTS))
+    on_device = {name: tensor.to(stepper.device) for name, tensor in weights.items()}
+    rows, labels, pred_probs = closed_outputs(stepper, on_device, images, data)
+    return card(
+        config,
+        labels=labels,
+        pred_probs=pred_probs,
+        rows=data.frame.iloc[rows],
+        counts=pd.crosstab(data.frame["label"], data.frame["split"])[["train", "val"]],
+        left_out=left_out,
+        best_epoch=read_json(out / METRICS)["epoch"],
+        inputs=inputs,
+        class_names=data.class_names,
+    )
 
 
 def stored_embeddings(stepper: Stepper, images: Images, n_images: int, tick: Callable[[int], None]) -> Tensor:
