@@ -34,7 +34,7 @@ from tests.test_train_processes import config
 from ddeval.train.loop import train
 data, out, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 result = train(config(data, name, **eval(sys.argv[4])), data / "manifest.csv", out, device="cpu", note=print)
-print("epochs", len(result.curve), result.n_train)
+sys.stdout.write(f"epochs {len(result.curve)} {result.n_train}\\n")  # in one piece
 """
 
 
