@@ -15,7 +15,7 @@ import yaml
 
 from ddeval.config import Config
 from ddeval.metrics import balanced_accuracy, bootstrap, top_k_accuracy
-from ddeval.metrics.resampling import Estimate
+from ddeval.metrics.resampling import Estimate, stated_ends
 from ddeval.tables import SKIN_TYPES
 
 MIN_GROUPS = 20
@@ -120,12 +120,27 @@ def _numbers(
         "balanced_accuracy": balanced_accuracy,
     }
     return {
-        name: bootstrap(
-            statistic, labels, pred_probs, groups=groups, rng=np.random.default_rng(seed),
-            n_resamples=N_RESAMPLES,
-        )
+        name: _stated(statistic, labels, pred_probs, groups, seed=seed, is_share=name != "balanced_accuracy")
         for name, statistic in statistics.items()
-    }  # fmt: skip
+    }
+
+
+def _stated(
+    statistic: Callable[..., float],
+    labels: npt.NDArray[np.int64],
+    pred_probs: npt.NDArray[np.float64],
+    groups: npt.NDArray[Any],
+    *,
+    seed: int,
+    is_share: bool,
+) -> Estimate:
+    """With the interval as it is stated: exact for a share of 0 or 1, none where no resample differs."""
+    found = bootstrap(
+        statistic, labels, pred_probs, groups=groups, rng=np.random.default_rng(seed), n_resamples=N_RESAMPLES
+    )
+    value, low, high = (np.array([end]) for end in found[:3])
+    low, high = stated_ends(value, low, high, share_of=[found.n_groups] if is_share else None)
+    return found._replace(ci_low=float(low[0]), ci_high=float(high[0]))
 
 
 def _front_matter(config: Config, numbers: Mapping[str, Estimate], inputs: Mapping[str, Any]) -> list[str]:
@@ -164,7 +179,7 @@ def _front_matter(config: Config, numbers: Mapping[str, Estimate], inputs: Mappi
 def _purpose(config: Config, class_names: Sequence[str]) -> list[str]:
     targets = [name for name in class_names if name != config.other_class]
     model = config.model
-    reads = "a photograph and the encoded questionnaire" if model and model.feature_schema else "a photograph"
+    reads = "a photograph of skin" + (" and its questionnaire" if model and model.feature_schema else "")
     abstain = (
         f", and `{config.other_class}` for everything else"
         if config.other_class
@@ -173,7 +188,7 @@ def _purpose(config: Config, class_names: Sequence[str]) -> list[str]:
     return [
         "## Intended use",
         "",
-        f"Ranks {len(targets)} conditions for {reads} of skin{abstain}. Made to be evaluated with ddeval and "
+        f"Ranks {len(targets)} conditions for {reads}{abstain}. Made to be evaluated with ddeval and "
         "to support a clinician who sees the case. Not a medical device; not for use without a clinician, or "
         "on kinds of photographs that the data below do not hold.",
         "",
@@ -226,11 +241,7 @@ def _subgroups(
             if n_groups < MIN_GROUPS:
                 said.append([kind, name, int(inside.sum()), n_groups, "too few", ""])
                 continue
-            rng = np.random.default_rng(0)
-            found = bootstrap(
-                top_k_accuracy, labels[inside], pred_probs[inside], groups=groups, rng=rng,
-                n_resamples=N_RESAMPLES,
-            )  # fmt: skip
+            found = _stated(top_k_accuracy, labels[inside], pred_probs[inside], groups, seed=0, is_share=True)
             said.append([kind, name, int(inside.sum()), n_groups, _percent(found.value), _interval(found)])
     if not said:
         return ["## Subgroups", "", "The manifest names no skin type, sex or age.", ""]

@@ -16,7 +16,14 @@ import pandas as pd
 from ddeval.data.overlay import Overlay, apply_overlay, soft_labels
 from ddeval.errors import InputError
 from ddeval.metrics.arrays import Floats, Weights, ratio
-from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, percentile_interval, weighed
+from ddeval.metrics.resampling import (
+    N_RESAMPLES,
+    group_codes,
+    group_weights,
+    percentile_interval,
+    stated_ends,
+    weighed,
+)
 from ddeval.score import folder
 from ddeval.score.numbers import label_codes
 from ddeval.score.predictions import read_predictions
@@ -161,20 +168,26 @@ def _tables(
 
     draws = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
     low, high, _ = percentile_interval(np.concatenate(list(weighed(means, draws))))
-    rows: list[tuple[Any, ...]] = []
-    for class_name, inside in subsets:
-        for value in columns[inside].mean(axis=0):
-            at = len(rows)
-            n_inside = len(np.unique(group_of[inside]))
-            ends = (low[at], high[at]) if n_inside > 1 and low[at] < high[at] else (np.nan, np.nan)
-            rows.append((class_name, value, *ends, int(inside.sum()), n_inside))
-    table = pd.DataFrame(rows, columns=["class_name", "value", "ci_low", "ci_high", "n_images", "n_groups"])
-    keys = [*points, *slopes]
-    table["lever"] = np.tile(np.array([name for name, _ in keys], dtype=object), len(subsets))
-    table["share"] = table["part"] = np.tile(np.array([key for _, key in keys], dtype=object), len(subsets))
-    is_point = np.tile(np.arange(len(keys)) < len(points), len(subsets))
-    curve = table[is_point].astype({"share": float})
-    return curve.reset_index(drop=True), table[~is_point].reset_index(drop=True)
+    keys, at = [*points, *slopes], len(points)
+    frames = []
+    for i, (class_name, inside) in enumerate(subsets):
+        value, n_groups = columns[inside].mean(axis=0), len(np.unique(group_of[inside]))
+        ends = low[i * len(keys) : (i + 1) * len(keys)], high[i * len(keys) : (i + 1) * len(keys)]
+        shares = stated_ends(value[:at], ends[0][:at], ends[1][:at], share_of=np.full(at, n_groups))
+        others = stated_ends(value[at:], ends[0][at:], ends[1][at:])
+        frame = pd.DataFrame({"lever": [name for name, _ in keys], "key": [key for _, key in keys]})
+        frame["class_name"] = class_name
+        frame["value"] = value
+        frame["ci_low"], frame["ci_high"] = (
+            np.concatenate(parts) for parts in zip(shares, others, strict=True)
+        )
+        frames.append(
+            frame.assign(n_images=int(inside.sum()), n_groups=n_groups, is_point=np.arange(len(keys)) < at)
+        )
+    table = pd.concat(frames, ignore_index=True)
+    curve = table[table["is_point"]].rename(columns={"key": "share"}).astype({"share": float})
+    rest = table[~table["is_point"]].rename(columns={"key": "part"})
+    return curve.reset_index(drop=True), rest.reset_index(drop=True)
 
 
 def _contrast(name: str, part: str) -> Floats:
