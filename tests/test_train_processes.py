@@ -7,14 +7,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from ddeval.data.manifest import read_manifest
 from ddeval.errors import InputError
+from ddeval.models.build import build
 from ddeval.models.checkpoint import load_checkpoint
+from ddeval.models.device import choose_device
+from ddeval.train import step
+from ddeval.train.dataset import build_dataset
 from ddeval.train.loop import train
+from ddeval.train.optimiser import adamw, parameter_groups
 from ddeval.train.processes import ALONE, Processes, check_shares, joined, share_of
 from tests.train_fixture import make_config, make_data
 
@@ -25,7 +32,7 @@ MODELS = {
     "convnextv2_tiny": {"backbone_config": {"hidden_sizes": [4, 4, 8, 8], "depths": [1, 1, 1, 1]}},
     "resnet_tiny": {"backbone_config": {"embedding_size": 4, "hidden_sizes": [4, 4, 8, 8]}},
 }
-"""The three families; 48 images in batches of 5, two a step: the last step has one batch, of three."""
+"""The three families; 43 images an epoch in batches of 5, two a step: the last step has one, of three."""
 STEPS = {"batch_size": 5, "accumulate": 2, "frozen_epochs": 1, "epochs": 3}
 SCRIPT = """
 import sys, torch
@@ -197,6 +204,42 @@ def test_every_batch_of_an_epoch_is_learnt_from_once(data, n):
     assert sorted(counted) == sorted(rows)
     assert {len(share.steps) for share in shares} == {4}
     assert sum(is_spare for share in shares for _, is_spare in share.steps) == n - 1
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_each_batch_of_a_step_has_a_seed_of_its_own_whoever_computes_it(data, tmp_path, monkeypatch, n):
+    """One process draws for batches 0, 1, 2, 3; of two, the second draws the same for 1 and 3."""
+    seeds: dict[int, list[int]] = {}
+    own = SimpleNamespace(rank=0)
+
+    def noted(pixels, targets, steps, *, generator):
+        seeds.setdefault(own.rank, []).append(generator.initial_seed())
+        assert torch.initial_seed() == generator.initial_seed()  # dropout's
+        return pixels, targets
+
+    monkeypatch.setattr(step, "augment", noted)
+    recipe = make_config(data, accumulate=4).train
+    dataset = build_dataset(read_manifest(data / "manifest.csv"), recipe, image_roots=[data])
+    built = build(make_config(data, model={"feature_schema": None}).model, n_classes=4, answers_width=0)
+    rows = dataset.train_rows[:2]
+    part = (rows, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), np.ones(2, dtype=bool))
+    for own.rank in range(n):
+        processes = Alone(own.rank, n)
+        groups = parameter_groups(built.module, recipe)
+        stepper = step.Stepper(
+            built.module, adamw(groups, torch.device("cpu")), dataset, recipe, on=choose_device("cpu"),
+            preprocessing=built.preprocessing, shares=np.full(4, 0.25), processes=processes,
+        )  # fmt: skip
+        stepper.take([part] * (4 // n), seed=100, where="")
+    assert sorted(seed for held in seeds.values() for seed in held) == [100, 101, 102, 103]
+    assert seeds[n - 1][-1] == 103
+
+
+class Alone(Processes):
+    """One of several that does not wait for the others."""
+
+    def summed(self, *values, device):
+        return list(values)
 
 
 def test_one_process_knows_nothing_of_others(monkeypatch):

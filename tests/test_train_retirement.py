@@ -12,7 +12,7 @@ from ddeval.errors import InputError
 from ddeval.io import read_csv, write_parquet
 from ddeval.models.checkpoint import load_checkpoint
 from ddeval.score.evaluate import evaluate
-from ddeval.score.folder import ledger_path, read_looks
+from ddeval.score.folder import ledger_path, read_looks, retirements
 from ddeval.score.run import score
 from ddeval.train.loop import train
 from ddeval.train.retirement import retire
@@ -96,6 +96,7 @@ def test_who_scores_the_old_split_is_told(data):
     retire(old, "test", data / "new.csv", **WHY)
     evaluate(run, n_resamples=20, calibrators="none", note=notes.append)
     assert sum("was retired into train" in line and "Ada (looked at 40 times)" in line for line in notes) == 1
+    assert retirements(old, ["val"]) == retirements(data / "new.csv", ["test"]) == []
 
 
 def test_without_the_command_labels_of_test_never_train(data):
@@ -137,6 +138,13 @@ def test_overlays_that_do_not_belong_are_refused(data, splits, message):
     overlays = [read_overlay(overlay(data, split, [ids[split]])) for split in splits]
     with pytest.raises(InputError, match=message):
         retire(data / "manifest.csv", "test", data / "new.csv", overlays=overlays, **WHY)
+
+
+def test_an_overlay_with_images_of_another_split_is_refused(data):
+    """Train's own readings cannot slip in under the name of test."""
+    held = read_overlay(overlay(data, "test", ["016-0", "000-0"]))
+    with pytest.raises(InputError, match=r"image '000-0', not of split test \(1 such\)"):
+        retire(data / "manifest.csv", "test", data / "new.csv", overlays=[held], **WHY)
 
 
 def test_the_command_prints_what_it_did_and_dry_run_does_nothing(data):
