@@ -7,6 +7,7 @@ from ddeval.metrics.arrays import softmax
 from ddeval.metrics.discrimination import top_k_accuracy
 from ddeval.metrics.paired import compare, flips, holm
 from ddeval.metrics.resampling import bootstrap
+from ddeval.metrics.summary import summarise
 
 
 def simulated(rng, *, accuracies, n_groups=150, per_group=2, n_classes=4, shared=0.7):
@@ -54,6 +55,48 @@ def test_a_difference_is_the_bootstrap_of_the_difference():
     )
     assert found["difference"] == pytest.approx(direct.value, abs=1e-12)
     assert (found["ci_low"], found["ci_high"]) == pytest.approx((direct.ci_low, direct.ci_high), abs=1e-6)
+
+
+@pytest.mark.parametrize("other_class", [None, "d"])
+def test_each_number_has_the_value_interval_and_n_it_has_alone(other_class):
+    """The same seed, so the same draws: what a comparison says of a run is what its own summary says."""
+    rng = np.random.default_rng(5)
+    labels, groups, runs = simulated(rng, accuracies={"a": 0.6, "b": 0.97}, n_groups=40, per_group=3)
+    labels[:] = np.where(labels == 1, 0, labels)  # a class without an image
+    cases = np.arange(len(labels)) // 2
+    names = ("a", "b", "c", "d")
+    found = compare(
+        labels, runs, groups=groups, rng=np.random.default_rng(1), class_names=names, other_class=other_class,
+        case_ids=cases, n_resamples=40,
+    ).values  # fmt: skip
+    columns = ["value", "ci_low", "ci_high", "n_images", "n_groups", "n_undefined"]
+    for run, probs in runs.items():
+        alone = summarise(
+            labels, probs, groups=groups, class_names=names, other_class=other_class, case_ids=cases,
+            rng=np.random.default_rng(1), run=run, n_resamples=40,
+        ).metrics  # fmt: skip
+        alone = alone[alone["class_name"].isna()].set_index(["subset", "metric"])
+        ours = found[found["run"] == run].set_index(["subset", "metric"])
+        assert len(ours) > 30
+        for key in ours.index:
+            expected = alone.loc[key, columns].to_numpy(dtype=float)
+            np.testing.assert_allclose(ours.loc[key, columns].to_numpy(dtype=float), expected, err_msg=key)
+
+
+def test_further_numbers_say_what_they_are_over():
+    """A share of 1 over five images of five patients has the exact lower end .025 ** (1 / 5)."""
+    labels, groups, runs = simulated(np.random.default_rng(2), accuracies={"a": 0.6, "b": 0.7})
+    over = np.arange(len(labels)) % 2 == 0
+    over &= groups < 5
+    more = {run: lambda weights: {("all", "grave_right"): np.ones(len(weights))} for run in runs}
+    found = compare(
+        labels, runs, groups=groups, rng=np.random.default_rng(1), more=more,
+        more_over={("all", "grave_right"): over}, n_resamples=10,
+    ).values  # fmt: skip
+    row = found[found["metric"] == "grave_right"].iloc[0]
+    assert (row["n_images"], row["n_groups"]) == (5, 5)
+    assert row["ci_low"] == pytest.approx(0.025 ** (1 / 5))
+    assert row["ci_high"] == 1.0
 
 
 def test_a_run_against_its_copy_differs_by_nothing():

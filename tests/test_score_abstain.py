@@ -200,6 +200,11 @@ def test_an_ensemble_is_the_mean_of_its_members_and_states_its_gain_and_cost(sco
     assert gain["difference"] == pytest.approx(
         values["answers+b", "top_1_accuracy"] - values["b", "top_1_accuracy"], abs=1e-9
     )
+    (same,) = (d for d in told["differences"] if (d["run"], d["metric"], d["subset"]) == (
+        "answers+b", "top_1_accuracy", "all"))  # fmt: skip
+    over_baseline = gains["answers", "top_1_accuracy"]
+    for name in ("difference", "ci_low", "ci_high"):
+        assert over_baseline[name] == pytest.approx(same[name])
     assert [a["notes"] for a in told["about"] if a["run"] == "answers+b"] == [
         "ensemble, 2 times the serving cost"
     ]

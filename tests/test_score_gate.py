@@ -78,6 +78,41 @@ def test_each_criterion_is_answered_from_its_interval(runs, criterion, answer):
     assert gate["answer"] == answer
 
 
+def test_a_criterion_counts_the_images_it_is_over(runs):
+    """Melanomas alone for what becomes of melanomas; everything for top-1."""
+    criteria = [
+        {"name": "cancers", "metric": "malignant_right", "kind": "at_least", "bound": 0.5},
+        {"name": "all", "metric": "top_1_accuracy", "kind": "at_least", "bound": 0.5},
+    ]
+    told = compared(runs, criteria)["gate"]["criteria"]
+    manifest = pd.read_csv(runs / "manifest.csv")
+    melanomas = manifest[manifest["label"] == "Melanoma"]
+    assert [c["n_images"] for c in told] == [len(melanomas), len(manifest)]
+    assert [c["n_groups"] for c in told] == [melanomas["patient_id"].nunique(), 120]
+
+
+def test_all_right_has_an_exact_lower_end_to_be_judged_by(tmp_path):
+    """Sixty melanomas of sixty patients, all found: at least .94, though every resample says 1."""
+    labels = np.repeat([1, 0], [60, 60])
+    frame = pd.DataFrame({"image_id": [f"i{k}" for k in range(120)], "label": np.array(CLASSES)[labels]})
+    frame.to_csv(tmp_path / "manifest.csv", index=False)
+    for name in ("poor", "good"):
+        probs = np.full((120, 3), 0.1)
+        probs[np.arange(120), labels] = 0.8
+        pd.DataFrame(probs, columns=list(CLASSES)).assign(image_id=frame["image_id"]).to_csv(
+            tmp_path / f"{name}.csv", index=False
+        )
+        run("score", tmp_path / f"{name}.csv", "--data", tmp_path / "manifest.csv", "--out", tmp_path / name,
+            "--n-resamples", 5, "--calibrators", "none")  # fmt: skip
+    criteria = [
+        {"name": f"{bound}", "metric": "malignant_right", "kind": "at_least", "bound": bound}
+        for bound in (0.93, 0.95)
+    ]
+    told = compared(tmp_path, criteria)["gate"]["criteria"]
+    assert told[0]["ci_low"] == pytest.approx(0.025 ** (1 / 60))
+    assert [c["answer"] for c in told] == ["pass", "cannot tell"]
+
+
 def test_the_gate_is_asked_of_the_candidate(runs):
     criteria = [{"name": "it", "metric": "top_1_accuracy", "kind": "at_least", "bound": 0.8}]
     assert compared(runs, criteria)["gate"]["run"] == "good"

@@ -8,10 +8,11 @@ for several on the same draws.
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from ddeval.metrics import calibration
-from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, cell_sums, ratio
+from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, cell_sums, cells, ratio, top_class
 from ddeval.metrics.binning import confidence_and_correct
 from ddeval.metrics.discrimination import Confusion, area_summaries, class_rates, label_ranks
 from ddeval.metrics.ranking import Rankings
@@ -22,6 +23,34 @@ Numbers = dict[str, Floats]
 """Metric -> its value in each draw, (B,), or in each draw and class, (B, K)."""
 
 TOP_K = (1, 3, 5)
+
+COUNTED_OVER = {
+    "other_sensitivity": "labelled",
+    "other_ppv": "predicted",
+    "target_right": "not labelled",
+    "target_wrong": "not labelled",
+    "target_deferred": "not labelled",
+    "sensitivity": "labelled",
+    "ppv": "predicted",
+    "f1": "labelled",
+    "auroc": "labelled",
+    "average_precision": "labelled",
+    "share_ratio": "labelled",
+    "specificity": "not labelled",
+    "npv": "not predicted",
+}
+"""Rows a class's number is over, which its n_images counts (of `other` for the first five); else all."""
+
+OF_OTHER = (
+    "other_auroc", "other_sensitivity", "other_ppv", "target_right", "target_wrong", "target_deferred",
+)  # fmt: skip
+"""Numbers of the open set that say so without `open_`."""
+
+SHARES = {
+    *("top_1_accuracy", "top_3_accuracy", "top_5_accuracy", "sensitivity", "specificity", "ppv", "npv"),
+    *("other_sensitivity", "other_ppv", "target_right", "target_wrong", "target_deferred"),
+}
+"""Numbers that are a share of rows: at exactly 0 or 1 their interval has an exact end."""
 
 
 def measure_of(reading: Reading) -> Callable[[Weights], Numbers]:
@@ -51,6 +80,25 @@ def measure_of(reading: Reading) -> Callable[[Weights], Numbers]:
         return numbers
 
     return measure
+
+
+def rows_counted(
+    reading: Reading, group_of: npt.NDArray[np.intp]
+) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Rows and groups of each class that are labelled so, predicted so, and not; and of all, (K,) each."""
+    classes = np.arange(len(reading.class_names))
+    is_labelled = reading.labels[:, None] == classes
+    is_predicted = top_class(reading.labels, reading.pred_probs)[:, None] == classes
+    sets = {
+        "labelled": is_labelled,
+        "predicted": is_predicted,
+        "not labelled": ~is_labelled,
+        "not predicted": ~is_predicted,
+        "all": np.ones_like(is_labelled),
+    }
+    group_of_row = group_of[reading.image_of]
+    in_group = cells(group_of_row, int(group_of.max()) + 1).astype(np.int32)
+    return {name: (is_in.sum(axis=0), ((in_group @ is_in) > 0).sum(axis=0)) for name, is_in in sets.items()}
 
 
 def _outcomes(counts: Floats, other: int) -> Numbers:

@@ -17,7 +17,7 @@ from scipy import stats
 
 from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, check_labels_and_probs
 from ddeval.metrics.discrimination import label_ranks
-from ddeval.metrics.measures import TOP_K, measure_of
+from ddeval.metrics.measures import COUNTED_OVER, OF_OTHER, SHARES, measure_of, rows_counted
 from ddeval.metrics.readings import Reading, case_codes, case_rows, checked_names, joined_groups, readings_of
 from ddeval.metrics.resampling import (
     CONFIDENCE_LEVEL,
@@ -41,11 +41,15 @@ LOWER_IS_BETTER = (
 )  # fmt: skip
 
 
+SHARE_ENDS = ("_right", "_deferred", "_missed", "answered")
+"""End the names of further numbers that are shares: 0 and 1 have an exact bound."""
+
+
 class Comparison(NamedTuple):
     """Several runs on the same images."""
 
     values: pd.DataFrame
-    """`run, metric, subset, value, ci_low, ci_high, n_undefined`: each run on its own."""
+    """`run, metric, subset, value, ci_low, ci_high, n_images, n_groups, n_undefined`: each run on its own."""
     differences: pd.DataFrame
     """`run, baseline, metric, subset, difference` (run - baseline), `ci_low, ci_high, se, p_value,
     p_holm, minimum_detectable, n_undefined`, a row a pair and metric."""
@@ -69,6 +73,7 @@ def compare(
     other_class: str | None = None,
     case_ids: npt.NDArray[Any] | None = None,
     more: Mapping[str, Callable[[Weights], Mapping[Key, Floats]]] | None = None,
+    more_over: Mapping[Key, npt.NDArray[np.bool_]] | None = None,
     n_resamples: int = N_RESAMPLES,
     confidence_level: float = CONFIDENCE_LEVEL,
 ) -> Comparison:
@@ -97,6 +102,8 @@ def compare(
     more : mapping of run to function, optional
         Further numbers of each run, (subset, metric) -> (B,), as a function of weights (B, N): decisions,
         subgroups. The same keys for every run; they see the same resamples.
+    more_over : mapping of (subset, metric) to bool array of shape (N,), optional
+        Images that a number of `more` is over; all where not named.
 
     Raises
     ------
@@ -137,13 +144,9 @@ def compare(
         else [(later, earlier) for earlier, later in combinations(runs, 2)]
     )
     keys = list(values[runs[0]])
-    shares = {
-        (reading.subset, reading.prefix + f"top_{k}_accuracy"): len(np.unique(group_of[reading.image_of]))
-        for reading in readings[runs[0]]
-        for k in TOP_K
-    }
+    counted = {run: _counted(keys, readings[run], group_of, more_over or {}) for run in runs}
     return Comparison(
-        values=_value_rows(values, replicates, keys, shares, confidence_level),
+        values=_value_rows(values, replicates, counted, confidence_level),
         differences=_difference_rows(values, replicates, keys, pairs, confidence_level),
         mcnemar=pd.DataFrame([_mcnemar(labels, checked, names, other_class, pair) for pair in pairs]),
         best=_best_rows(values, replicates, keys, runs, confidence_level),
@@ -228,27 +231,53 @@ def _replicates(
     return replicates, values
 
 
+def _counted(
+    keys: Sequence[Key],
+    readings: Sequence[Reading],
+    group_of: npt.NDArray[np.intp],
+    more_over: Mapping[Key, npt.NDArray[np.bool_]],
+) -> dict[Key, tuple[int, int, bool]]:
+    """Images and groups that each number of a run is over, and whether it is a share of them."""
+    of_reading = {(r.subset, r.prefix): (r, rows_counted(r, group_of)) for r in readings}
+    found = {}
+    for subset, metric in keys:
+        prefix = next((p for s, p in of_reading if s == subset and p and metric.startswith(p)), "")
+        if metric in OF_OTHER:
+            prefix = "open_"
+        if (subset, metric) in more_over:
+            at = more_over[subset, metric]
+            is_share = metric.endswith(SHARE_ENDS)
+            found[subset, metric] = (int(at.sum()), len(np.unique(group_of[at])), is_share)
+        elif (subset, prefix) in of_reading:
+            reading, counts = of_reading[subset, prefix]
+            name, k = metric.removeprefix(prefix), reading.other or 0
+            n_images, n_groups = counts[COUNTED_OVER.get(name, "all")]
+            found[subset, metric] = (int(n_images[k]), int(n_groups[k]), name in SHARES)
+        else:
+            found[subset, metric] = (len(group_of), len(np.unique(group_of)), metric.endswith(SHARE_ENDS))
+    return found
+
+
 def _value_rows(
     values: Mapping[str, Mapping[Key, float]],
     replicates: Replicates,
-    keys: Sequence[Key],
-    shares: Mapping[Key, int],
+    counted: Mapping[str, Mapping[Key, tuple[int, int, bool]]],
     confidence_level: float,
 ) -> pd.DataFrame:
-    """`shares`: groups that each share is over."""
     rows = []
     for run, of_run in replicates.items():
-        for subset, metric in keys:
+        for (subset, metric), (n_images, n_groups, is_share) in counted[run].items():
             low, high, n_undefined = percentile_interval(
                 of_run[subset, metric][:, None], confidence_level=confidence_level
             )
             value = values[run][subset, metric]
-            n = [shares[subset, metric]] if (subset, metric) in shares else None
+            share_of = [n_groups] if is_share else None
             low, high = stated_ends(
-                np.array([value]), low, high, share_of=n, confidence_level=confidence_level
+                np.array([value]), low, high, share_of=share_of, confidence_level=confidence_level
             )
             row = {"run": run, "metric": metric, "subset": subset, "value": value}
-            rows.append(row | {"ci_low": low[0], "ci_high": high[0], "n_undefined": int(n_undefined[0])})
+            row |= {"ci_low": low[0], "ci_high": high[0], "n_images": n_images, "n_groups": n_groups}
+            rows.append(row | {"n_undefined": int(n_undefined[0])})
     return pd.DataFrame(rows)
 
 

@@ -28,13 +28,11 @@ from ddeval.metrics.arrays import (
     Labels,
     Probs,
     Weights,
-    cells,
     check_labels_and_probs,
-    top_class,
 )
 from ddeval.metrics.curves import curves_of, three_outcomes
 from ddeval.metrics.floors import calibration_floor
-from ddeval.metrics.measures import Numbers, measure_of
+from ddeval.metrics.measures import COUNTED_OVER, SHARES, Numbers, measure_of, rows_counted
 from ddeval.metrics.readings import (
     Reading,
     case_codes,
@@ -54,30 +52,6 @@ from ddeval.metrics.resampling import (
 
 FLOOR_ROWS = {"_floor_low": "floor_low", "_floor_high": "floor_high", "_p_value": "p_value"}
 """Suffix of the rows beside each calibration error, and the column of `calibration_floor` they hold."""
-
-COUNTED_OVER = {
-    "other_sensitivity": "labelled",
-    "other_ppv": "predicted",
-    "target_right": "not labelled",
-    "target_wrong": "not labelled",
-    "target_deferred": "not labelled",
-    "sensitivity": "labelled",
-    "ppv": "predicted",
-    "f1": "labelled",
-    "auroc": "labelled",
-    "average_precision": "labelled",
-    "share_ratio": "labelled",
-    "specificity": "not labelled",
-    "npv": "not predicted",
-}
-"""Rows a class's number is over, which its n_images counts (of `other` for the first five); else all."""
-
-
-SHARES = {
-    *("top_1_accuracy", "top_3_accuracy", "top_5_accuracy", "sensitivity", "specificity", "ppv", "npv"),
-    *("other_sensitivity", "other_ppv", "target_right", "target_wrong", "target_deferred"),
-}
-"""Numbers that are a share of rows: at exactly 0 or 1 their interval has an exact end."""
 
 
 class Summary(NamedTuple):
@@ -248,7 +222,7 @@ def _rows(
     reading: Reading, point: Numbers, drawn: Sequence[Numbers], group_of: npt.NDArray[np.intp]
 ) -> Iterator[dict[str, Any]]:
     """A METRICS row for each number of `measure_of`, with its interval."""
-    counted = _counts(reading, group_of)
+    counted = rows_counted(reading, group_of)
     for name, value in point.items():
         replicates = np.concatenate([np.empty((0, *value.shape[1:])), *(numbers[name] for numbers in drawn)])
         low, high, n_undefined = percentile_interval(replicates.reshape(len(replicates), value[0].size))
@@ -286,25 +260,6 @@ def _row(
         "n_groups": n_groups,
         "n_undefined": n_undefined,
     }
-
-
-def _counts(
-    reading: Reading, group_of: npt.NDArray[np.intp]
-) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Rows and groups of each class that are labelled so, predicted so, and not; and of all, (K,) each."""
-    classes = np.arange(len(reading.class_names))
-    is_labelled = reading.labels[:, None] == classes
-    is_predicted = top_class(reading.labels, reading.pred_probs)[:, None] == classes
-    sets = {
-        "labelled": is_labelled,
-        "predicted": is_predicted,
-        "not labelled": ~is_labelled,
-        "not predicted": ~is_predicted,
-        "all": np.ones_like(is_labelled),
-    }
-    group_of_row = group_of[reading.image_of]
-    in_group = cells(group_of_row, int(group_of.max()) + 1).astype(np.int32)
-    return {name: (is_in.sum(axis=0), ((in_group @ is_in) > 0).sum(axis=0)) for name, is_in in sets.items()}
 
 
 def _ece_rows(

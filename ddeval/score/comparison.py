@@ -17,7 +17,7 @@ from ddeval.metrics.calibration import ece
 from ddeval.metrics.paired import Comparison, Key, compare, flips
 from ddeval.metrics.readings import closed_set
 from ddeval.metrics.resampling import N_RESAMPLES, group_codes
-from ddeval.metrics.stakes import Stakes, consequences, harm_rows, net_benefit_table
+from ddeval.metrics.stakes import Stakes, consequences, counted, harm_rows, net_benefit_table
 from ddeval.score.clinical import subgroup_calibration, subgroup_tables
 from ddeval.score.decisions import DEFERRING, deferring, kept_rows, sure_miss_table
 from ddeval.score.joined import Joined, join
@@ -63,6 +63,7 @@ def compared(
         other_class=joined.other_class,
         case_ids=joined.case_ids,
         more={run: _decisions(joined, run, stakes, held_back) for run in joined.names},
+        more_over={} if stakes is None else _counted(joined, stakes),
         n_resamples=n_resamples,
     )
     return found._replace(values=pd.concat([found.values, _calibration_errors(joined)], ignore_index=True))
@@ -162,15 +163,22 @@ def _decisions(
     return measure
 
 
+def _counted(joined: Joined, stakes: Stakes) -> dict[Key, Mask]:
+    """The images each decision number is over."""
+    names = consequences(joined.pred_probs[joined.names[0]], stakes)(np.ones((1, len(joined.labels))))
+    return {(subset, name): counted(stakes, name) for subset in ("all", DEFERRING) for name in names}
+
+
 def _calibration_errors(joined: Joined) -> pd.DataFrame:
     """The ECE of each run over the targets, without an interval (docs/decisions/0002-ece-band.md)."""
     rows = []
     for run, probs in joined.pred_probs.items():
-        labels = joined.labels
+        at, labels = np.arange(len(joined.labels)), joined.labels
         if joined.other_class is not None:
-            _, labels, probs = closed_set(labels, probs, joined.class_names.index(joined.other_class))
+            at, labels, probs = closed_set(labels, probs, joined.class_names.index(joined.other_class))
         row = {"run": run, "metric": "ece", "subset": "all", "value": ece(labels, probs)}
-        rows.append(row | {"ci_low": np.nan, "ci_high": np.nan, "n_undefined": 0})
+        row |= {"ci_low": np.nan, "ci_high": np.nan, "n_images": len(at)}
+        rows.append(row | {"n_groups": len(np.unique(joined.groups[at])), "n_undefined": 0})
     return pd.DataFrame(rows)
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from ddeval.data.conditions import Conditions
 from ddeval.metrics.arrays import Floats, Weights, top_class
 from ddeval.metrics.deferral import answered_draws
+from ddeval.metrics.paired import SHARE_ENDS
 from ddeval.metrics.resampling import group_codes, group_weights, percentile_interval, stated_ends, weighed
 from ddeval.metrics.stakes import Stakes, consequences, counted, harm_rows, net_benefit_table, sure_misses
 from ddeval.score.answers import Answers
@@ -21,8 +22,6 @@ from ddeval.score.stakes import diagnoses
 Mask = npt.NDArray[np.bool_]
 DEFERRING = "deferring"
 """Subset of METRICS: all images, where the deferral rule hands over what it does."""
-SHARES = ("_right", "_deferred", "_missed", "answered")
-"""Ends of the names of numbers that are shares of counted images."""
 
 
 def sure_miss_table(answers: Answers, stakes: Stakes, conditions: Conditions) -> pd.DataFrame:
@@ -121,7 +120,7 @@ def _rows(
         low, high, n_undefined = percentile_interval(replicates)
         at = np.ones(len(group_of), dtype=bool) if stakes is None else counted(stakes, metric)
         n_groups_at = len(np.unique(group_of[at]))
-        share_of = [n_groups_at] if metric.endswith(SHARES) else None
+        share_of = [n_groups_at] if metric.endswith(SHARE_ENDS) else None
         low, high = stated_ends(value, low, high, share_of=share_of)
         rows.append(
             {

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from ddeval.errors import InputError
-from ddeval.metrics.arrays import Floats
+from ddeval.metrics.arrays import Floats, Weights, weighted_means
 from ddeval.metrics.discrimination import label_ranks
-from ddeval.metrics.readings import closed_set
-from ddeval.metrics.resampling import N_RESAMPLES, bootstrap
+from ddeval.metrics.readings import case_codes, closed_set, joined_groups
+from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, percentile_interval, weighed
 from ddeval.score.joined import Joined
 
 
@@ -54,11 +55,12 @@ def members_of(joined: Joined, text: str) -> tuple[str, ...]:
 def ensemble_gains(
     joined: Joined, wanted: Sequence[str], *, seed: int = 0, n_resamples: int = N_RESAMPLES
 ) -> pd.DataFrame:
-    """What each ensemble gains over each of its members, within the same resamples.
+    """What each ensemble gains over each of its members, within the resamples of the comparison.
 
     Columns `run, member, metric, difference, ci_low, ci_high, n_members, n_images, n_groups`; top-1 and
     top-3 in the closed set. Serving costs `n_members` times one model.
     """
+    group_of, n_groups = joined_groups(group_codes(joined.groups)[0], case_codes(joined.case_ids))
     rows = []
     for text in wanted:
         members = members_of(joined, text)
@@ -67,13 +69,18 @@ def ensemble_gains(
             for metric, k in (("top_1_accuracy", 1), ("top_3_accuracy", 3)):
                 at, ours = _hits(joined, name, k)
                 gain = ours - _hits(joined, member, k)[1]
-                rng = np.random.default_rng([seed, 9])
-                found = bootstrap(_mean, gain, groups=joined.groups[at], rng=rng, n_resamples=n_resamples)
+
+                def mean_gain(weights: Weights, at: npt.NDArray[np.intp] = at, gain: Floats = gain) -> Floats:
+                    return weighted_means(weights[:, at], gain)
+
+                rng = np.random.default_rng(seed)  # the draws of `ddeval.metrics.paired.compare`
+                weights = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
+                low, high, _ = percentile_interval(np.concatenate(list(weighed(mean_gain, weights)))[:, None])
                 rows.append(
                     {
-                        "run": name, "member": member, "metric": metric, "difference": found.value,
-                        "ci_low": found.ci_low, "ci_high": found.ci_high, "n_members": len(members),
-                        "n_images": found.n_images, "n_groups": found.n_groups,
+                        "run": name, "member": member, "metric": metric, "difference": float(gain.mean()),
+                        "ci_low": float(low[0]), "ci_high": float(high[0]), "n_members": len(members),
+                        "n_images": len(at), "n_groups": len(np.unique(group_of[at])),
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)
@@ -116,7 +123,3 @@ def _hits(joined: Joined, run: str, k: int) -> tuple[Any, Floats]:
     if joined.other_class is not None:
         rows, labels, probs = closed_set(labels, probs, joined.class_names.index(joined.other_class))
     return rows, (label_ranks(labels, probs) < k).astype(np.float64)
-
-
-def _mean(values: Floats, *, weights: Floats | None = None) -> float:
-    return float(np.average(values, weights=weights))

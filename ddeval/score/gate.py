@@ -177,7 +177,10 @@ def _of_comparison(
     row = table[at].iloc[0]
     value = row["difference" if is_difference else "value"]
     low, high = float(row["ci_low"]), float(row["ci_high"])
-    return Found(float(value), low, high, comparison.n_images, comparison.n_groups)
+    own = comparison.values
+    own = own[(own["run"] == run) & (own["subset"] == criterion.subset) & (own["metric"] == criterion.metric)]
+    n_images, n_groups = own[["n_images", "n_groups"]].iloc[0]
+    return Found(float(value), low, high, int(n_images), int(n_groups))
 
 
 def _ece(joined: Joined, run: str, *, seed: int, n_resamples: int) -> Found:
