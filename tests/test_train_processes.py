@@ -50,7 +50,7 @@ def config(data, name="siglip_tiny", **train):
     model = {"backbone": name, "dropout": 0.3, **MODELS[name]}
     recipe = {
         "augment": ["hflip", "rotate90", "mixup"],
-        "other_ratio": 0.3,
+        "other_ratio": 0.2,
         "ema_decay": 0.9,
         **STEPS,
         **train,
