@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from ddeval import io
 from ddeval.cli import app
 from ddeval.data.importers import IMPORTERS
 
@@ -139,3 +140,37 @@ def test_classes_that_no_shipped_example_knows_are_told_which_file_to_name(tmp_p
     told = compared(tmp_path, scored(tmp_path, frame, answers))
     assert "harm" not in told
     assert any("knows none of these classes" in n and "--conditions FILE" in n for n in told["notes"])
+
+
+def test_a_comparison_and_its_runs_say_the_same_of_what_is_missed(tmp_path):
+    """One seed, one stream of draws: no number of a page has two intervals."""
+    rng = np.random.default_rng(3)
+    names = ["Eczema", "Melanoma", "Acne"]
+    labels = rng.integers(3, size=300)
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"i{k:03d}" for k in rng.permutation(300)],
+            "label": np.array(names)[labels],
+            "patient_id": [f"p{k // 3}" for k in range(300)],
+        }
+    )
+    frame.to_csv(tmp_path / "manifest.csv", index=False)
+    for name in ("a", "b"):
+        probs = rng.dirichlet(np.ones(3), size=300)
+        pd.DataFrame(probs, columns=names).assign(image_id=frame["image_id"]).to_csv(
+            tmp_path / f"{name}.csv", index=False
+        )
+        run("score", tmp_path / f"{name}.csv", "--data", tmp_path / "manifest.csv", "--out", tmp_path / name,
+            "--n-resamples", 50, "--calibrators", "none")  # fmt: skip
+    told = run("compare", tmp_path / "a", tmp_path / "b", "--json", "--n-resamples", 50, "--out",
+               tmp_path / "page.html")  # fmt: skip
+    values = pd.DataFrame(json.loads(told.stdout)["values"])
+    for name in ("a", "b"):
+        own = io.read_parquet(tmp_path / name / "labels-v0" / "metrics.parquet")[0]
+        own = own[own["class_name"].isna()].set_index(["subset", "metric"])
+        for row in values[values["run"] == name].to_dict("records"):
+            if row["metric"] == "ece":
+                continue  # without an interval here
+            alone = own.loc[(row["subset"], row["metric"])]
+            for column in ("value", "ci_low", "ci_high", "n_images", "n_groups"):
+                assert row[column] == pytest.approx(alone[column], nan_ok=True), (row["metric"], column)

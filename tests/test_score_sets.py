@@ -139,7 +139,7 @@ def test_both_pages_show_the_lists(scored, tmp_path):
         out = ("--report" if command[0] == "score" else "--out", tmp_path / f"{command[0]}.html")
         run(*command, *out, "--n-resamples", 10)
         page = (tmp_path / f"{command[0]}.html").read_text()
-        part = page[page.index("Lists of conditions that hold the label of 90.0") :]
+        part = page[page.index("Lists of conditions that hold the label of 90 %") :]
         part = part[: part.index("</table>")]
         coverage = table_of(scored / "run")["coverage"][0]
         assert f"{100 * coverage:.1f}" in part

@@ -22,6 +22,8 @@ CALIBRATION = (
     "brier_score_calibration", "brier_score_refinement", "nll", "nll_calibration", "nll_refinement",
 )  # fmt: skip
 SELECTIVE = ("coverage_at_risk_5", "coverage_at_risk_10", "augrc", "aurc", "eaurc", "failure_auroc")
+MOST_SETS = 8
+"""Rows of prediction sets that stand open on the page."""
 N_TABLE_ROWS = 40
 """Rows of a curve that are printed; all of them stand in the run folder."""
 
@@ -140,7 +142,7 @@ def sets_table(sets: pd.DataFrame | None) -> Block:
     words = ["Checkpoint", "Lists", "Photographs"]
     numbers = ["Hold the label", "Mean length", "One condition", "Empty", "n"]
     columns = [*(Column(name, is_number=False) for name in words), *map(Column, numbers)]
-    asked = shown(sets["asked"].iloc[0], "percent")
+    asked = f"{shown_tick(sets['asked'].iloc[0], 'percent')} %"
     return Table(
         "sets-table",
         f"Lists of conditions that hold the label of {asked} of photographs",
@@ -148,6 +150,7 @@ def sets_table(sets: pd.DataFrame | None) -> Block:
         rows,
         note="Conformal prediction: LAC lists are short, APS lists grow where a photograph is hard. "
         f"{asked} is promised of all photographs together, not of a risk group. An empty list defers.",
+        is_folded=len(rows) > MOST_SETS,
     )
 
 

@@ -262,6 +262,9 @@ MEASURES: dict[str, Measure] = {
         )
         for percent in (80, 90, 95)
     },
+    "latency_p95_ms": Measure(
+        "Latency, p95", "ms", "Time that 95 % of requests of one photograph stay below.", "low"
+    ),
     "expected_cost": Measure(
         "Expected cost",
         "probability",

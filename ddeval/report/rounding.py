@@ -10,7 +10,7 @@ from typing import Literal
 
 Unit = Literal[
     "percent", "points", "distance", "probability", "signed", "count", "p_value", "ratio", "per_1000",
-    "million", "length",
+    "million", "length", "ms",
 ]  # fmt: skip
 """How a value in the tables is meant.
 
@@ -18,7 +18,7 @@ percent: a share in 0..1, shown times 100. points: a difference of two shares, s
 sign. distance: the size of such a difference. probability: three decimals as it is. signed: the same
 with its sign. count: whole, with commas. p_value: three decimals, never 0. ratio: two decimals.
 per_1000: a number of cases in a thousand, one decimal. million: a count in millions, one decimal.
-length: a mean number of things, two decimals.
+length: a mean number of things, two decimals. ms: milliseconds, one decimal.
 """
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -29,6 +29,7 @@ SUFFIX = {
     "distance": f"{NBSP}points",
     "ratio": f"{NBSP}×",
     "million": f"{NBSP}M",
+    "ms": f"{NBSP}ms",
 }
 DECIMALS = {
     "count": 0,
@@ -39,6 +40,7 @@ DECIMALS = {
     "per_1000": 1,
     "million": 1,
     "length": 2,
+    "ms": 1,
 }
 """Of what is shown; 3 where not named."""
 

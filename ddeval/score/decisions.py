@@ -52,7 +52,7 @@ def decision_numbers(
         "sure_misses": sure_miss_table(answers, stakes, conditions),
         "net_benefit": net_benefit_table(
             {run: answers.pred_probs}, stakes, group_of=group_of, n_groups=n_groups,
-            rng=np.random.default_rng([seed, 2]), n_resamples=n_resamples,
+            rng=np.random.default_rng(seed), n_resamples=n_resamples,
         ),
     }  # fmt: skip
     if len(metrics):
@@ -112,7 +112,7 @@ def _rows(
 ) -> pd.DataFrame:
     """METRICS rows of what `measure` gives, with intervals over groups."""
     group_of, n_groups = group_codes(answers.groups)
-    rng = np.random.default_rng([seed, 2])
+    rng = np.random.default_rng(seed)
     drawn = list(weighed(measure, group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)))
     rows = []
     for metric, value in measure(np.ones((1, len(group_of)))).items():
