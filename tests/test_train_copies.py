@@ -40,14 +40,14 @@ def leaky(tmp_path):
 
 def test_every_planted_copy_across_splits_is_found_and_hardly_anything_else(tmp_path):
     """The drawn data hold copies cut by up to 3 % a side, re-lit and compressed again."""
-    manifest = make_demo(tmp_path, n_patients=300)
+    manifest = make_demo(tmp_path, n_patients=200)
     frame = read_manifest(manifest)
     found = copies_of_judged(frame, [manifest.parent], progress=silent)
     split = frame.set_index("image_id")["split"]
     pairs = read_truth(manifest).set_index("image_id")["duplicate_of"].dropna()
     both = [*pairs.items(), *((b, a) for a, b in pairs.items())]
     planted = {a for a, b in both if split[a] in ("train", "val") and split[b] in ("test", "calibration")}
-    assert len(planted) >= 4
+    assert len(planted) >= 3
     assert planted <= set(found["image_id"])
     assert len(set(found["image_id"]) - planted) <= 0.005 * len(frame)
     assert set(found["copy_split"]) <= {"test", "calibration"}

@@ -33,7 +33,7 @@ MODELS = {
     "resnet_tiny": {"backbone_config": {"embedding_size": 4, "hidden_sizes": [4, 4, 8, 8]}},
 }
 """The three families; 43 images an epoch in batches of 5, two a step: the last step has one, of three."""
-STEPS = {"batch_size": 5, "accumulate": 2, "frozen_epochs": 1, "epochs": 3}
+STEPS = {"batch_size": 5, "accumulate": 2, "frozen_epochs": 1, "epochs": 2}
 SCRIPT = """
 import sys, torch
 from pathlib import Path
@@ -101,8 +101,8 @@ def test_two_processes_give_the_losses_and_weights_of_one(data, tmp_path, name):
     training losses, which do not use them.
     """
     said = finished(torchrun(data, tmp_path / "two", name))
-    assert sorted(line for line in said.splitlines() if line.startswith("epochs")) == ["epochs 3 48"] * 2
-    assert sum(line.startswith("epoch 1/3") for line in said.splitlines()) == 1  # one process speaks
+    assert sorted(line for line in said.splitlines() if line.startswith("epochs")) == ["epochs 2 48"] * 2
+    assert sum(line.startswith("epoch 1/2") for line in said.splitlines()) == 1  # one process speaks
     train(config(data, name), data / "manifest.csv", tmp_path / "one", device="cpu")
 
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
@@ -123,25 +123,24 @@ def test_two_processes_give_the_losses_and_weights_of_one(data, tmp_path, name):
 @pytest.mark.slow
 def test_the_folder_of_two_processes_is_that_of_one(data, tmp_path):
     """The same files, each written once; what one began, another number may finish."""
-    changes = "{'epochs': 2}"
-    finished(torchrun(data, tmp_path / "two", changes=changes))
-    train(config(data, epochs=2), data / "manifest.csv", tmp_path / "one", device="cpu")
+    finished(torchrun(data, tmp_path / "two"))
+    train(config(data), data / "manifest.csv", tmp_path / "one", device="cpu")
     names = [
         sorted(str(p.relative_to(tmp_path / n)) for p in (tmp_path / n).rglob("*")) for n in ("one", "two")
     ]
     assert names[0] == names[1]
     assert load_checkpoint(tmp_path / "two").class_names == ("acne", "eczema", "other", "wart")
     stamp = (tmp_path / "one" / "best_model.pt").stat().st_mtime_ns
-    assert "epochs 2 48" in finished(torchrun(data, tmp_path / "one", changes=changes))
+    assert "epochs 2 48" in finished(torchrun(data, tmp_path / "one"))
     assert (tmp_path / "one" / "best_model.pt").stat().st_mtime_ns == stamp
 
 
 def test_a_killed_process_ends_the_run_and_it_goes_on_with_the_same_losses(data, tmp_path):
     """The second of two is killed after two epochs: torchrun ends the other, one process finishes the run."""
-    changes = "{'epochs': 5}"
+    changes = "{'epochs': 4}"
     process = torchrun(data, tmp_path / "broken", changes=changes, start_new_session=True)
     for line in process.stdout:
-        if line.startswith("epoch 2/5"):
+        if line.startswith("epoch 2/4"):
             os.kill(workers(process.pid)[-1], signal.SIGKILL)
             break
     process.communicate(timeout=120)
@@ -149,10 +148,10 @@ def test_a_killed_process_ends_the_run_and_it_goes_on_with_the_same_losses(data,
     assert not (tmp_path / "broken" / "training" / "result.json").exists()
     load_checkpoint(tmp_path / "broken")  # whole, whatever epoch it is of
     n_done = len(torch.load(tmp_path / "broken" / "training" / "last.pt", weights_only=True)["curve"])
-    assert 2 <= n_done < 5
+    assert 2 <= n_done < 4
 
-    train(config(data, epochs=5), data / "manifest.csv", tmp_path / "broken", device="cpu")
-    train(config(data, epochs=5), data / "manifest.csv", tmp_path / "whole", device="cpu")
+    train(config(data, epochs=4), data / "manifest.csv", tmp_path / "broken", device="cpu")
+    train(config(data, epochs=4), data / "manifest.csv", tmp_path / "whole", device="cpu")
     losses = [[row["train_loss"] for row in curve(tmp_path / n)] for n in ("broken", "whole")]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
     assert not list((tmp_path / "broken").rglob(".tmp-*"))

@@ -5,6 +5,7 @@ again. What is learnt from it would be tested on itself, so it is left out of tr
 `training/copies.csv`. Files, pixels and structure are compared (`ddeval.audit.pictures`); no model is asked.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -29,7 +30,12 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 def copies_of_judged(
-    manifest: pd.DataFrame, image_roots: Sequence[Path], *, progress: Progress, where: str = "manifest"
+    manifest: pd.DataFrame,
+    image_roots: Sequence[Path],
+    *,
+    progress: Progress,
+    workers: int = 0,
+    where: str = "manifest",
 ) -> pd.DataFrame:
     """`COLUMNS`, a row a photograph of train or val that shows one of test or calibration, in manifest order.
 
@@ -40,7 +46,9 @@ def copies_of_judged(
     if not len(sides[0]) or not len(sides[1]):
         return no_copies()
     with progress("comparing with the test split", len(sides[0]) + len(sides[1])) as tick:
-        prints = [fingerprints(image_files(side, image_roots, where=where), tick=tick) for side in sides]
+        files = [image_files(side, image_roots, where=where) for side in sides]
+        n_threads = workers or os.cpu_count() or 1
+        prints = [fingerprints(side, n_threads=n_threads, tick=tick) for side in files]
     found = copies(*prints)
     learnt, judged = (
         side.iloc[found[at]].reset_index(drop=True) for side, at in zip(sides, ("row", "of_row"), strict=True)
@@ -73,7 +81,7 @@ def known_copies(
     path = out / state.FOLDER / FILE
     if path.is_file() and begun.get("manifest_sha256") == manifest_sha256(manifest):
         return read_csv(path)
-    return copies_of_judged(manifest, image_roots, progress=progress, where=where)
+    return copies_of_judged(manifest, image_roots, progress=progress, workers=recipe.workers, where=where)
 
 
 def no_copies() -> pd.DataFrame:
