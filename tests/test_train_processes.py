@@ -143,8 +143,11 @@ def test_a_killed_process_ends_the_run_and_it_goes_on_with_the_same_losses(data,
         if line.startswith("epoch 2/4"):
             os.kill(workers(process.pid)[-1], signal.SIGKILL)
             break
-    process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
+    assert (
+        "a process of this run that ended" in errors or "Signal 15" in errors
+    )  # who is first, it or torchrun
     assert not (tmp_path / "broken" / "training" / "result.json").exists()
     load_checkpoint(tmp_path / "broken")  # whole, whatever epoch it is of
     n_done = len(torch.load(tmp_path / "broken" / "training" / "last.pt", weights_only=True)["curve"])
@@ -155,6 +158,14 @@ def test_a_killed_process_ends_the_run_and_it_goes_on_with_the_same_losses(data,
     losses = [[row["train_loss"] for row in curve(tmp_path / n)] for n in ("broken", "whole")]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
     assert not list((tmp_path / "broken").rglob(".tmp-*"))
+
+
+def test_what_is_refused_is_told_in_one_line_by_one_process(data, tmp_path):
+    """The others wait for the first to have begun, and end without a word of their own."""
+    _, errors = torchrun(data, tmp_path / "out", changes="{'accumulate': 1}").communicate(timeout=120)
+    assert errors.count("InputError: train.accumulate: found 1 for 2 processes") == 1
+    assert "Connection closed" not in errors
+    assert not (tmp_path / "out").exists()
 
 
 def workers(launcher):

@@ -114,14 +114,14 @@ def _train(
     processes: Processes,
 ) -> TrainResult:
     """`train` as one of several processes, or alone."""
+    if not processes.is_first:
+        processes.wait()  # for the first to have begun: what it refuses is told once
     model, recipe = _sections(config)
     check_shares(recipe, processes)
     if recipe.cpu_threads:
         torch.set_num_threads(recipe.cpu_threads)
     on = choose_device(device)
     schema = _schema(model, config_path)
-    if not processes.is_first:
-        processes.wait()  # for the first to have begun
 
     # data
     frame = read_manifest(manifest)

@@ -25,6 +25,10 @@ PATIENCE = dt.timedelta(hours=3)
 """How long one waits for another: the first validates and compares pictures while the others do nothing."""
 
 
+LOST = ("Connection closed by peer", "Connection reset by peer")
+"""What gloo says of a process that is gone; NCCL has an error of its own."""
+
+
 class Processes(NamedTuple):
     """Which of how many processes this is."""
 
@@ -62,7 +66,20 @@ def joined(device: str) -> Iterator[Processes]:
     if has_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     dist.init_process_group("nccl" if has_gpu else "gloo", timeout=PATIENCE)
-    yield Processes(dist.get_rank(), dist.get_world_size())
+    processes = Processes(dist.get_rank(), dist.get_world_size())
+    try:
+        yield processes
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistBackendError) and not any(sign in str(error) for sign in LOST):
+            raise
+        if not processes.is_first:
+            raise SystemExit(1) from None  # the one that ended has said why, or the first does
+        raise InputError(
+            "torchrun",
+            "a process of this run that ended",
+            expected=f"all {processes.n} to the end",
+            todo="Its own line says why; the same command goes on from the last finished epoch.",
+        ) from error
     dist.destroy_process_group()  # not after an error: torchrun ends those that wait
 
 
