@@ -35,6 +35,10 @@ N_DRAWS = 5
 """Orders in which cases come; their mean is reported, since one order alone adds its own chance."""
 PER = 100
 """Readings that a slope is told for."""
+LOWER_BOUND = (
+    "a linear head withstands wrong labels that a whole network learns by heart: for one that is fine-tuned, "
+    "`labels` is the least that vetting is worth"
+)
 CURVE = ("lever", "share", "n_cases", "class_name", "value", "ci_low", "ci_high", "n_images", "n_groups")
 SLOPES = ("lever", "part", "class_name", "value", "ci_low", "ci_high", "n_images", "n_groups")
 
@@ -281,7 +285,7 @@ def _check_rows(run: Path, facts: Mapping[str, Any], n_train: int, n_judged: int
 
 
 def _notes(facts: Mapping[str, Any], overlay: Overlay | None, n_read: int) -> tuple[str, ...]:
-    notes = []
+    notes = [LOWER_BOUND] if n_read else []
     if not n_read:
         notes.append(
             "no vetted labels of train: what cleaner labels are worth needs --labels"
