@@ -118,7 +118,7 @@ def build_dataset(
         sources=list(files),
         targets=targets,
         labels=labels,
-        weights=_weights(frame, train, where),
+        weights=_weights(frame, is_train, train, where),
         features=encode(frame, schema, where=where) if schema is not None else None,
         train_rows=np.flatnonzero(is_train),
         val_rows=np.flatnonzero(~is_train),
@@ -322,8 +322,13 @@ def soften(
             targets[row] = weights / weights.sum()
 
 
-def _weights(frame: pd.DataFrame, train: TrainConfig, where: str) -> npt.NDArray[np.float32]:
-    """Weight of each image; 1 for all without a column, an InputError for an image without a weight."""
+def _weights(
+    frame: pd.DataFrame, is_train: npt.NDArray[np.bool_], train: TrainConfig, where: str
+) -> npt.NDArray[np.float32]:
+    """Weight of each image in the loss; 1 without a column, and for val, which has no loss.
+
+    An InputError for a training image without a weight: an audit of train tells those of train alone.
+    """
     column = train.weight_column
     if column is None:
         return np.ones(len(frame), np.float32)
@@ -338,7 +343,8 @@ def _weights(frame: pd.DataFrame, train: TrainConfig, where: str) -> npt.NDArray
             where, f"no column {column!r}", expected="the weight_column of the config",
             todo="Add the column, or name the file that has it as weight_table.",
         )  # fmt: skip
-    weights = pd.to_numeric(cells, errors="coerce").to_numpy(np.float32)
+    weights: npt.NDArray[np.float32] = np.where(is_train, pd.to_numeric(cells, errors="coerce"), 1.0)
+    weights = weights.astype(np.float32)
     wrong = ~(weights >= 0) | ~np.isfinite(weights)  # NaN is wrong too
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
@@ -346,7 +352,7 @@ def _weights(frame: pd.DataFrame, train: TrainConfig, where: str) -> npt.NDArray
         raise InputError(
             where,
             f"{column} {cells.iloc[row]!r} of image {image_id!r} ({int(wrong.sum())} such)",
-            expected="a weight of 0 or more for each image of train and val",
+            expected="a weight of 0 or more for each image of train",
             todo="Correct the column.",
         )
     return weights
