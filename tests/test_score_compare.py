@@ -142,6 +142,15 @@ def test_classes_that_no_shipped_example_knows_are_told_which_file_to_name(tmp_p
     assert any("knows none of these classes" in n and "--conditions FILE" in n for n in told["notes"])
 
 
+def test_a_comparison_is_not_written_over_other_files(tmp_path):
+    """`--out data.html` puts its tables into data/, where somebody's own may lie."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.parquet").write_text("mine")
+    found = run("compare", tmp_path, tmp_path, "--out", tmp_path / "data.html", code=3)
+    assert "a folder with other files in it" in found.output
+    assert (tmp_path / "data" / "manifest.parquet").read_text() == "mine"
+
+
 def test_a_comparison_and_its_runs_say_the_same_of_what_is_missed(tmp_path):
     """One seed, one stream of draws: no number of a page has two intervals."""
     rng = np.random.default_rng(3)
@@ -174,3 +183,7 @@ def test_a_comparison_and_its_runs_say_the_same_of_what_is_missed(tmp_path):
             alone = own.loc[(row["subset"], row["metric"])]
             for column in ("value", "ci_low", "ci_high", "n_images", "n_groups"):
                 assert row[column] == pytest.approx(alone[column], nan_ok=True), (row["metric"], column)
+
+    (tmp_path / "page" / "run-1" / "labels-v0" / "curves" / "old.parquet").write_bytes(b"of before")
+    run("compare", tmp_path / "a", tmp_path / "b", "--n-resamples", 50, "--out", tmp_path / "page.html")
+    run("verify", tmp_path / "page.html")

@@ -78,6 +78,41 @@ def test_a_run_tells_its_outcomes_under_the_rule_as_the_serving_code_acts(scored
     assert "The same under the deferral rule" in page
     assert f"{100 * under.loc['answered', 'value']:.1f}" in page[page.index("kept-table") :]
     run("verify", scored / "run")
+    traced = run("trace", scored / "run", "answered", "--subset", "deferring")
+    assert str(path) in traced.output
+
+
+def test_who_is_handed_over_more_is_told_by_subgroup(tmp_path):
+    """Women's photographs get flat logits: the rule hands over more of them than of the men's."""
+    folder = made(tmp_path / "r")
+    manifest, answers = (pd.read_csv(folder / f"{name}.csv") for name in ("manifest", "answers"))
+    manifest["sex"] = np.where(np.arange(len(manifest)) // 2 % 2 == 0, "female", "male")
+    manifest.to_csv(folder / "manifest.csv", index=False)
+    answers.loc[manifest["sex"] == "female", list(CLASSES)] *= 0.5
+    answers.to_csv(folder / "answers.csv", index=False)
+    run("score", folder / "answers.csv", "--values", "logits", "--data", folder / "manifest.csv", "--out",
+        folder / "again", "--other-class", "other", "--n-resamples", 10, "--calibrators", "none")  # fmt: skip
+    run("abstain", folder / "again", "--risk", 0.25, "--out", tmp_path / "a.json", "--n-resamples", 5)
+    run("score", folder / "again", "--abstain", tmp_path / "a.json", "--n-resamples", 50)
+    curves = folder / "again" / "labels-v0" / "curves"
+    rows, plain = (
+        io.read_parquet(curves / f"{name}.parquet")[0].set_index(["metric", "group"])
+        for name in ("subgroups_deferring", "subgroups")
+    )
+    rule = json.loads((tmp_path / "a.json").read_text())
+    labels, logits, _ = judged(folder)
+    is_target = labels != "other"
+    deferred = np.array([should_defer()(row.tolist(), rule) for row in logits])[is_target]
+    female = (manifest["sex"] == "female").to_numpy()[-len(labels) :][is_target]
+    assert rows.loc[("target_deferred", "female"), "value"] == pytest.approx(deferred[female].mean())
+    assert rows.loc[("target_deferred", "male"), "value"] == pytest.approx(deferred[~female].mean())
+    assert rows.loc[("target_deferred", "female"), "gap_low"] > 0
+    assert (
+        plain.loc[("target_deferred", "female"), "value"] < rows.loc[("target_deferred", "female"), "value"]
+    )
+    assert set(rows.index.get_level_values(0)) == {
+        "target_deferred", "malignant_right", "malignant_deferred", "malignant_missed",
+    }  # fmt: skip
 
 
 def test_a_rule_made_for_another_checkpoint_is_applied_and_said_to_promise_nothing(scored, tmp_path):

@@ -57,8 +57,10 @@ def compare(
         tuple(ensemble or []), reported,
         conditions=conditions, prevalence=shares(prevalence), seed=seed, n_resamples=n_resamples,
     )  # fmt: skip
-    made = comparison_folder.compared(asked, note=console.note)
     today, project = datetime.now(UTC).strftime("%Y-%m-%d"), find_project()
+    if out is not None:
+        comparison_folder.check_place(out.with_suffix(""))
+    made = comparison_folder.compared(asked, note=console.note)
     reports = project.reports if project else Path("reports")
     page = out or reports / f"{today}-compare-{made.facts['baseline']}.html"
     result = comparison_folder.write(made, page.with_suffix(""), note=console.note)

@@ -143,7 +143,7 @@ def trace(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     metric: Annotated[str, typer.Argument(metavar="METRIC", help="As in --json: top_1_accuracy.")],
     labels: Annotated[str, typer.Option(help="Version of the labels.")] = "v0",
-    subset: Annotated[str, typer.Option(help="all (by image) or cases.")] = "all",
+    subset: Annotated[str, typer.Option(help="all (by image), cases, or deferring (under a rule).")] = "all",
     class_name: Annotated[str | None, typer.Option("--class", help="A number of this class.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -189,6 +189,9 @@ def _chain(run: Path, metric: str, labels: str, subset: str, class_name: str | N
     overlay = facts.get("overlays", {}).get(labels, "the manifest's own")
     unit, split = facts["group_unit"], ", ".join(facts["splits"]) or "all"
     settings = [str(facts[name]) for name in ("device", "dtype") if name in facts]
+    rule = (
+        {"rule": f"{facts['abstain']}  sha256 {made_from['abstain_sha256']}"} if subset == "deferring" else {}
+    )
     return {
         "number": number,
         "from": {
@@ -197,6 +200,7 @@ def _chain(run: Path, metric: str, labels: str, subset: str, class_name: str | N
             "interval": f"{made_from['n_resamples']:,} draws of {unit}, seed {made_from['seed']}",
             "stored in": f"{path}  sha256 {io.file_sha256(path)}",
             "labels": f"{labels}, {overlay}  sha256 {made_from['labels_sha256']}",
+            **rule,
             "manifest": f"{manifest}  sha256 {facts['inputs']['manifest']}",
             "predictions": f"{predictions}  sha256 {io.file_sha256(predictions)}",
             "fingerprint": made_from["predictions"],

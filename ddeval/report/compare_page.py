@@ -166,6 +166,7 @@ def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page
                 tables.get("subgroup_calibration"),
                 candidate=candidate.name,
                 whole=whole_of(candidate),
+                deferring=tables.get("subgroups_deferring"),
                 series=colours[candidate.name],
             ),
             _flip_section(compared, has_photos=has_photos),

@@ -85,6 +85,7 @@ def run_page(run: RunTables, *, date: str, photos: bool, looks: Sequence[Mapping
                 _named(run, "subgroup_calibration"),
                 candidate=run.name,
                 whole=subgroups.whole_of(run),
+                deferring=_named(run, "subgroups_deferring"),
             ),
             evidence.errors_section(run, has_photos=has_photos),
             evidence.evidence_section(run, looks=looks, reported=_reported(run, looks, has_photos)),

@@ -40,6 +40,7 @@ def subgroup_section(
     *,
     candidate: str,
     whole: Mapping[str, float],
+    deferring: pd.DataFrame | None = None,
     series: int = 1,
 ) -> Section:
     """The candidate's accuracy by subgroup, drawn; every number of every checkpoint, in tables.
@@ -55,6 +56,8 @@ def subgroup_section(
         `run, attribute, group, n_images, n_groups, ece, floor_low, floor_high, p_value, note`.
     whole : mapping of metric to value
         Over all, drawn as a line.
+    deferring : DataFrame
+        As `table`, under the deferral rule.
     """
     if table is None or table.empty:
         return missing("subgroups", "Subgroups", SUPPLY)
@@ -75,6 +78,9 @@ def subgroup_section(
             plots[1:] = [Folded(f"Malignant photographs by {attribute}", plots[1:])]
         blocks += plots or [Text(f"By {attribute}: {_hidden(of_candidate, attribute)}", style="note")]
     blocks.append(_gap_table(table))
+    if deferring is not None and len(deferring):
+        caption = "Who is handed over under the deferral rule, as a table"
+        blocks.append(_gap_table(deferring, id="subgroup-deferring", caption=caption))
     if calibration is not None and calibration["ece"].notna().any():
         blocks.append(_calibration_table(calibration))
     lead = (
@@ -144,7 +150,12 @@ def _extreme_table(extremes: pd.DataFrame) -> Table:
     )  # fmt: skip
 
 
-def _gap_table(table: pd.DataFrame) -> Table:
+def _gap_table(
+    table: pd.DataFrame,
+    *,
+    id: str = "subgroup-table",
+    caption: str = "Every group, measure and checkpoint, as a table",
+) -> Table:
     """Every metric in every group that is shown, of every checkpoint."""
     rows = []
     for row in table[table["value"].notna()].to_dict("records"):
@@ -171,8 +182,7 @@ def _gap_table(table: pd.DataFrame) -> Table:
         Column("p, Holm", help="Over the groups of the attribute."),
         Column("Gap within conditions", help="Case mix standardised."),
     ]
-    caption = "Every group, measure and checkpoint, as a table"
-    return Table("subgroup-table", caption, columns, rows, is_folded=True, is_filterable=True)
+    return Table(id, caption, columns, rows, is_folded=True, is_filterable=True)
 
 
 def _gap_cell(row: Mapping[Hashable, Any], value: str, low: str, high: str, unit: Unit) -> Cell:

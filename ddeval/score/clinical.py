@@ -17,6 +17,7 @@ from ddeval.metrics.arrays import Floats, Labels, Probs, top_class
 from ddeval.metrics.binning import confidence_and_correct
 from ddeval.metrics.discrimination import label_ranks
 from ddeval.metrics.floors import calibration_floor
+from ddeval.metrics.paired import SHARE_ENDS
 from ddeval.metrics.readings import closed_set
 from ddeval.metrics.stakes import (
     Stakes,
@@ -40,7 +41,8 @@ class Clinical(NamedTuple):
     """METRICS rows of `ddeval.metrics.stakes.consequences`."""
     curves: dict[str, pd.DataFrame]
     """`harm`, `net_benefit`, `sure_misses`, `conformal`, `subgroups`, `subgroup_extremes`,
-    `subgroup_calibration`; under a deferral rule `deferring`, `harm_deferring`."""
+    `subgroup_calibration`; under a deferral rule `deferring`, `harm_deferring`,
+    `subgroups_deferring`."""
     notes: tuple[str, ...]
 
 
@@ -87,6 +89,9 @@ def clinical(
         )
         metrics = pd.concat([metrics, deferring], ignore_index=True)
         curves |= told
+        curves["subgroups_deferring"] = handed_over(
+            answers, stakes, is_deferred, seed=seed, n_resamples=n_resamples
+        )
     curves["conformal"] = prediction_sets(
         answers.labelled, fit, stakes, groups=answers.groups, seed=seed, n_resamples=n_resamples
     )
@@ -144,6 +149,21 @@ def subgroup_tables(
         _in_order(pd.concat([t.table for t in tables], ignore_index=True), list(of)),
         pd.concat([t.extremes for t in tables], ignore_index=True),
     )
+
+
+def handed_over(
+    answers: Answers,
+    stakes: Stakes | None,
+    is_deferred: npt.NDArray[np.bool_],
+    *,
+    seed: int,
+    n_resamples: int,
+) -> pd.DataFrame:
+    """Who is deferred more under a rule: the rows of `subgroup_tables` that a rule changes."""
+    table = subgroup_tables(
+        answers, stakes, seed=seed, n_resamples=n_resamples, is_deferred=is_deferred
+    ).table
+    return table[table["metric"].str.endswith(SHARE_ENDS)].reset_index(drop=True)
 
 
 def subgroup_calibration(answers: Answers, *, seed: int) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from ddeval.metrics.paired import Comparison, Key, compare, flips
 from ddeval.metrics.readings import closed_set
 from ddeval.metrics.resampling import N_RESAMPLES, group_codes
 from ddeval.metrics.stakes import Stakes, consequences, counted, harm_rows, net_benefit_table
-from ddeval.score.clinical import subgroup_calibration, subgroup_tables
+from ddeval.score.clinical import handed_over, subgroup_calibration, subgroup_tables
 from ddeval.score.decisions import DEFERRING, deferring, kept_rows, sure_miss_table
 from ddeval.score.joined import Joined, join
 from ddeval.score.sets import prediction_sets
@@ -94,7 +94,7 @@ def clinical_tables(
     n_resamples: int = N_RESAMPLES,
 ) -> dict[str, pd.DataFrame]:
     """`harm`, `net_benefit`, `sure_misses`, `conformal`, `subgroups`, `subgroup_extremes`,
-    `subgroup_calibration`; with `held_back` `harm_deferring` and `deferring`.
+    `subgroup_calibration`; with `held_back` `deferring`, `harm_deferring` and `subgroups_deferring`.
 
     As the curves of one run, with a column `run` before the others; net benefit with its paired
     difference to `baseline`. Without `stakes` not the first three, nor `harm_deferring`. `deferring` says of
@@ -117,6 +117,12 @@ def clinical_tables(
         if stakes is not None:
             tables["harm_deferring"] = harm_rows(under_rule, stakes, joined.groups)
         tables["deferring"] = kept_rows(under_rule, held_back)
+        tables["subgroups_deferring"] = _of_runs(
+            {
+                run: handed_over(joined.answers(run), stakes, held, seed=seed, n_resamples=n_resamples)
+                for run, held in held_back.items()
+            }
+        )
     tables["conformal"] = _of_runs(
         {
             run: prediction_sets(

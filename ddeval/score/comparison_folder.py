@@ -168,7 +168,13 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
 
 
 def write(made: Compared, out: Path, *, note: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Write the folder of a comparison, enter the look into the ledger, and give the JSON twin."""
+    """Write the folder of a comparison, enter the look into the ledger, and give the JSON twin.
+
+    An earlier comparison there is replaced; an InputError for a folder with anything else in it.
+    """
+    check_place(out)
+    for copy in out.glob("run-*"):
+        shutil.rmtree(copy)
     joined, facts = made.joined, dict(made.facts)
     look = {"run": ", ".join(joined.names), "splits": facts["splits"], "labels": joined.version}
     if facts["gate"] is not None:
@@ -197,6 +203,17 @@ def write(made: Compared, out: Path, *, note: Callable[[str], None] = lambda lin
     twin = facts | {name: table.to_dict("records") for name, table in tables.items() if name != "flips"}
     io.write_json(out / COMPARISON_FILE, twin)
     return twin
+
+
+def check_place(out: Path) -> None:
+    """Refuse to write a comparison over files that are not those of a comparison."""
+    if out.is_dir() and any(out.iterdir()) and not (out / COMPARISON_FILE).is_file():
+        raise InputError(
+            str(out),
+            "a folder with other files in it",
+            expected="an empty place for the tables of the page, or an earlier comparison",
+            todo="Pass another --out, or remove the folder.",
+        )
 
 
 def write_run_numbers(out: Path, joined: Joined, name: str, made_from: Mapping[str, Any]) -> int:
