@@ -205,3 +205,23 @@ def test_columns_of_a_rule_in_another_order_are_taken_by_name(scored, tmp_path):
     frame = pd.DataFrame({"image_id": ["a"], "case_id": ["a"], "group": ["a"], "split": ["test"]})
     turned = Predictions(frame, np.array([[9.0, 0, 0, 0]], dtype=np.float32), CLASSES[::-1])
     assert deferred(turned, rule, where="run").tolist() == [True]  # the first column is `other`
+
+
+def test_a_rule_that_answers_nothing_has_no_wrong_answers_to_count(tmp_path):
+    """All deferred: answered 0 with an upper end, missed 0, and the share of wrong answers is n/a, not 0."""
+    folder = made(tmp_path / "r", n=300, n_calibration=150)
+    run("abstain", folder / "run", "--risk", 0.0005, "--out", tmp_path / "a.json", "--n-resamples", 5, code=1)
+    run("score", folder / "run", "--abstain", tmp_path / "a.json", "--n-resamples", 20, "--report",
+        tmp_path / "page.html")  # fmt: skip
+    metrics = io.read_parquet(folder / "run" / "labels-v0" / "metrics.parquet")[0]
+    under = metrics[metrics["subset"] == "deferring"].set_index("metric")
+    n_groups = under.loc["answered", "n_groups"]
+    assert under.loc["answered", ["value", "ci_low"]].tolist() == [0.0, 0.0]
+    assert under.loc["answered", "ci_high"] == pytest.approx(1 - 0.025 ** (1 / n_groups))
+    assert under.loc["answered_wrong", ["value", "ci_low", "ci_high"]].isna().all()
+    assert under.loc["answered_wrong", "n_undefined"] == 20
+    assert under.loc["malignant_deferred", "value"] == 1.0
+    page = (tmp_path / "page.html").read_text()
+    part = page[page.index("kept-table") :]
+    assert "n/a" in part[: part.index("</table>")]
+    run("verify", folder / "run")

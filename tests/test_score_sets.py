@@ -84,7 +84,7 @@ def test_with_nothing_to_calibrate_on_the_row_is_nan_and_says_why():
         .isna()
         .all(axis=None)
     )
-    assert set(table["note"]) == {"no calibration split, and 4 groups are too few for 5 folds"}
+    assert set(table["note"]) == {"no calibration split, and too few groups (4) for 5 folds"}
     assert table["n_images"].tolist() == [8, 8]
 
 

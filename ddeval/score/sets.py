@@ -85,7 +85,7 @@ def _nothing(
     undefined = dict.fromkeys(
         ("coverage", "ci_low", "ci_high", "mean_size", "share_single", "share_empty"), np.nan
     )
-    why = f"no calibration split, and {n_groups} groups are too few for {N_FOLDS} folds"
+    why = f"no calibration split, and too few groups ({n_groups}) for {N_FOLDS} folds"
     rows = [
         {"images": name, **undefined, "n_images": int(mask.sum()), "n_groups": len(set(groups[mask]))}
         for name, mask in masks.items()
