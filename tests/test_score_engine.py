@@ -15,7 +15,7 @@ from ddeval.errors import InputError
 from ddeval.models.backbones import backbone_config
 from ddeval.models.checkpoint import load_checkpoint, write_artefact
 from ddeval.models.fusion import Fusion
-from ddeval.score.engine import Engine, Model, engine
+from ddeval.score.engine import Engine, Model, decoders, engine
 from ddeval.score.predictions import read_predictions
 from ddeval.score.run import Settings, score, speed_of
 from tests.score_fixture import CLASSES, SCHEMA, make_artefact, make_manifest
@@ -104,7 +104,7 @@ def test_a_run_goes_on_with_no_other_kernel(home):
 def test_a_run_goes_on_with_no_other_decoding(home):
     run(home, "resnet", "slow")
     with pytest.raises(
-        InputError, match="found decode fast; expected decode none, with which this run began"
+        InputError, match="found decode fast .*expected decode none, with which this run began"
     ):
         run(home, "resnet", "slow", fast_decode=True)
 
@@ -116,6 +116,26 @@ def test_fast_decoding_changes_the_fingerprint_and_stands_in_run_json(home):
     )
     assert (exact["decode"], fast["decode"]) == ("exact", "fast")
     assert exact["fingerprint"] != fast["fingerprint"]
+    assert [name.split()[0] for name in exact["decoders"]] == ["all"]
+    assert [name.split()[0] for name in fast["decoders"]] == ["JPEG", "other"]
+    assert ("decoder" in exact["machine"], fast["machine"]["decoder"]) == (False, "libjpeg")
+
+
+def test_a_run_goes_on_with_no_other_decoder(home):
+    """Begun where the card decodes, continued where libjpeg does: pixels would differ a little."""
+    folder = run(home, "resnet", "on-card", fast_decode=True)
+    facts = io.read_json(folder / "run.json")
+    there = {**facts["machine"], "decoder": "nvjpeg (torchvision 0.26.0)"}
+    io.write_json(folder / "run.json", {**facts, "machine": there})
+    with pytest.raises(InputError, match=r"found decoder libjpeg; expected decoder nvjpeg \(torchvision 0"):
+        run(home, "resnet", "on-card", fast_decode=True)
+
+
+def test_run_json_says_who_decodes_what_where_the_card_does():
+    on = Engine(torch.device("cpu"), "bf16", None, decoder="nvjpeg (torchvision 0.26.0)")
+    words = decoders(on, Preprocessing.for_norm("siglip", 448), fast=True)
+    assert words["baseline JPEG of 1344 px a side or more"].startswith("nvjpeg (torchvision 0.26.0)")
+    assert list(words)[1:] == ["other JPEG of 1344 px a side or more", "other files"]
 
 
 @pytest.mark.parametrize("size", [(640, 480), (64, 48)])

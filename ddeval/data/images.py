@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ddeval import cache
+from ddeval.data import jpeg
 from ddeval.data.preprocessing import MAX_PIXELS, Pixels, Preprocessing, preprocess, preprocess_image
 from ddeval.errors import ImageError
 
@@ -26,6 +27,7 @@ __all__ = [
     "Pixels",
     "Preprocessing",
     "decode",
+    "fewest_large",
     "preprocess",
     "read_bytes",
     "read_image",
@@ -113,8 +115,18 @@ def read_resized(source: Path | bytes, p: Preprocessing, *, fast: bool = False) 
         Let libjpeg shrink a JPEG while decoding, to no less than `SPARE` times the side it is resized
         to. Pixels of photographs then stay within 3 of 255 of the exact ones (docs/log.md).
     """
-    image, _ = _load(source, draft=math.ceil(SPARE * p.edge) if fast else 0)
+    image, _ = _load(source, draft=_draft(p) if fast else 0)
     return preprocess_image(image, p)
+
+
+def fewest_large(p: Preprocessing) -> int:
+    """Pixels a side from which on fast decoding changes an image: there libjpeg begins to shrink it."""
+    return 2 * _draft(p)
+
+
+def _draft(p: Preprocessing) -> int:
+    """The fewest pixels a side that an image may be shrunk to before it is resized."""
+    return math.ceil(SPARE * p.edge)
 
 
 def _load(source: Path | bytes, *, draft: int = 0) -> tuple[Image.Image, list[str]]:
@@ -229,14 +241,7 @@ def _ends_early(content: bytes) -> bool:
         return content.find(b"IEND\xaeB`\x82") < 0
     if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
         return len(content) < 8 + int.from_bytes(content[4:8], "little")
-    if content.startswith(b"\xff\xd8\xff"):
-        at = 2
-        while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
-            is_fill = content[at + 1 : at + 2] == b"\xff"
-            at += 1 if is_fill else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        # after the first scan begins, these two bytes can only be the end: inside it 0xff is escaped
-        return content.find(b"\xff\xd9", at) < 0
-    return False
+    return content.startswith(jpeg.START) and jpeg.ends_early(content)
 
 
 def _notes(image: ImageFile.ImageFile, name: str) -> list[str]:
@@ -260,7 +265,7 @@ def _notes(image: ImageFile.ImageFile, name: str) -> list[str]:
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     """Turned as its EXIF orientation says. (Pillow turns a TIFF while loading it.)"""
     try:
-        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+        turn = _TURNS.get(image.getexif().get(jpeg.ORIENTATION, 1))
     except Exception:  # damaged EXIF: the pixels are sound, the orientation is unknown
         notes.append("EXIF unreadable, orientation not applied")
         return image

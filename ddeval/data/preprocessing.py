@@ -123,6 +123,13 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of an image after resizing, before it is cut."""
+        if self.resize == "squash":
+            return self.edge, self.edge
+        long = int(self.edge * max(height, width) / min(height, width))
+        return (long, self.edge) if width <= height else (self.edge, long)
+
     @classmethod
     def _convnext(cls, size: int, crop_pct: float, **norm: Any) -> Self:
         if size >= 384:  # from here ConvNeXt is evaluated on the whole image, squashed
@@ -142,10 +149,7 @@ def preprocess(pixels: Pixels, p: Preprocessing) -> Pixels:
 def preprocess_image(image: Image.Image, p: Preprocessing) -> Pixels:
     """`preprocess` of an RGB image that is no array yet."""
     width, height = image.size
-    new_height = new_width = p.edge
-    if p.resize == "shortest_edge":
-        long = int(p.edge * max(height, width) / min(height, width))
-        new_height, new_width = (long, p.edge) if width <= height else (p.edge, long)
+    new_height, new_width = p.resized_shape(height, width)
     if new_height * new_width > MAX_PIXELS:
         raise ImageError("too_large", f"{width} x {height} px would be resized to {new_width} x {new_height}")
     image = image.resize((new_width, new_height), Image.Resampling[p.resample.upper()])

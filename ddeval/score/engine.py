@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
-from ddeval.data.images import ImageError, Preprocessing
+from ddeval.data.images import ImageError, Preprocessing, fewest_large
 from ddeval.data.questionnaire import Features
 from ddeval.errors import InputError
 from ddeval.models.checkpoint import Checkpoint
 from ddeval.models.device import DeviceName, choose_device
 from ddeval.models.tower import has_tower, kernel_for, with_towers
-from ddeval.score import feed, shards
+from ddeval.score import card, feed, shards
 from ddeval.score.plan import Plan
 from ddeval.score.predictions import check_finite
+from ddeval.score.resizing import can_resize
 from ddeval.score.views import Tta, feed_preprocessing, views
 
 DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
@@ -42,6 +44,8 @@ class Engine(NamedTuple):
     kernel: str = "transformers"
     """transformers as it is, or `tower` and its attention (`ddeval.models.tower`)."""
     precision: Precision = "native"
+    decoder: str = "libjpeg"
+    """Of large JPEGs under --fast-decode: libjpeg, or the card's (`ddeval.score.card.decoder_of`)."""
     batch_size: int = 64
     """Where the user states none: 128 keeps a tower's products a little nearer to the card's ceiling."""
 
@@ -55,8 +59,12 @@ def engine(
     device: DeviceName = "auto",
     dtype: DtypeName = "auto",
     precision: Precision = "native",
+    *,
+    fast_decode: bool = False,
 ) -> Engine:
     """The device, number format and kernels of a run; `auto` asks the card, the CPU computes in fp32.
+
+    `fast_decode` asks whether the card decodes JPEGs itself.
 
     Raises an InputError where float8 is asked for and the card or the checkpoint has none.
     """
@@ -68,8 +76,9 @@ def engine(
     if name != "fp32" and has_tower(checkpoint.module):
         kernel = kernel_for(checkpoint.module, chosen.device, DTYPES[name])
     if precision == "fp8":
-        card = torch.cuda.get_device_capability(chosen.device) if chosen.device.type == "cuda" else None
-        if card is None or card < (8, 9) or not kernel.startswith("tower"):
+        is_gpu = chosen.device.type == "cuda"
+        capability = torch.cuda.get_device_capability(chosen.device) if is_gpu else None
+        if capability is None or capability < (8, 9) or not kernel.startswith("tower"):
             raise InputError(
                 "--precision fp8",
                 f"{checkpoint.name} on {chosen.device}",
@@ -78,7 +87,27 @@ def engine(
             )
     is_large = chosen.device.type == "cuda" and _memory(chosen.device) >= LARGE_GPU
     batch_size = 128 if is_large and kernel.startswith("tower") else 64
-    return Engine(chosen.device, name, chosen.note, kernel, precision, batch_size)
+    is_asked = fast_decode and can_resize(checkpoint.preprocessing)
+    decoder = card.decoder_of(chosen.device) if is_asked else None
+    return Engine(
+        chosen.device, name, chosen.note, kernel, precision, decoder or "libjpeg", batch_size=batch_size
+    )
+
+
+def decoders(on: Engine, p: Preprocessing, *, fast: bool) -> dict[str, str]:
+    """What decodes which files, in the words of `run.json`."""
+    pillow = f"Pillow {PIL.__version__}"
+    if not fast:
+        return {"all files": pillow}
+    large = f"JPEG of {fewest_large(p)} px a side or more"
+    shrunk = f"libjpeg of {pillow}, shrunk while decoding"
+    if on.decoder == "libjpeg":
+        return {large: shrunk, "other files": pillow}
+    return {
+        f"baseline {large}": f"{on.decoder}, resized on the card",
+        f"other {large}": shrunk,
+        "other files": pillow,
+    }
 
 
 def _memory(device: torch.device) -> int:
@@ -108,6 +137,7 @@ def answers(
         workers=workers,
         gpu=on.is_gpu,
         fast=plan.inputs.get("decode") == "fast",
+        card=on.device if on.decoder != "libjpeg" else None,
     )
     copied: deque[torch.cuda.Event] = deque()
     waiting: deque[_Shard] = deque()

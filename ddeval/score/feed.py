@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ddeval import io
 from ddeval.data.images import ImageError, Preprocessing
+from ddeval.score.card import Card, decode_on
 from ddeval.score.decoder import Source, Workers, fill
 
 AHEAD = 3
@@ -35,17 +36,19 @@ class Batch(NamedTuple):
     rows: range
     """Positions of its images in the run."""
     pixels: Tensor
-    """(batch_size, 3, S, S) uint8; rows past `len(rows)` are padding."""
+    """(batch_size, 3, S, S) uint8; rows past `len(rows)` are padding. On the host, or on the card."""
     failures: dict[int, ImageError]
     """Position in the run -> why the image could not be read."""
 
 
 class Crew(Protocol):
-    """Who decodes: `buffers` (n, B, 3, S, S) and a way to have one place of them filled."""
+    """Who decodes: `buffers` (n, B, 3, S, S) on the host, a way to have one place filled, and the result."""
 
     buffers: Tensor
 
     def submit(self, buffer: int, place: int, row: int) -> Future[ImageError | None]: ...
+
+    def pixels(self, buffer: int) -> Tensor: ...
 
     def close(self) -> None: ...
 
@@ -59,6 +62,7 @@ def batches(
     workers: int = 0,
     gpu: bool = False,
     fast: bool = False,
+    card: torch.device | None = None,
 ) -> Generator[Batch]:
     """The images of each slice of `sources`, as one batch a slice, in order.
 
@@ -75,6 +79,8 @@ def batches(
         many images in processes, out of the way of the thread that feeds it.
     fast : bool
         As in `ddeval.data.images.read_resized`.
+    card : torch.device, optional
+        The GPU, where its own decoder takes the JPEGs that suit it (`ddeval.score.card`).
     """
     slices = list(slices)
     n_buffers = min(AHEAD + HELD + 1, len(slices))
@@ -85,25 +91,27 @@ def batches(
         crew = _Processes(sources, preprocessing, shape, n_workers, fast)
     else:
         crew = _Threads(sources, preprocessing, shape, n_workers, fast, pin=gpu)
-    waiting: deque[tuple[range, Tensor, list[Future[ImageError | None]]]] = deque()
+    if card is not None:
+        crew = Card(crew, sources, preprocessing, card, decode_on(card))
+    waiting: deque[tuple[range, int, list[Future[ImageError | None]]]] = deque()
     try:
         for number, rows in enumerate(slices):
             buffer = number % n_buffers
-            pixels = crew.buffers[buffer]
-            pixels[len(rows) :] = 0
+            crew.buffers[buffer, len(rows) :] = 0
             tasks = [crew.submit(buffer, place, row) for place, row in enumerate(rows)]
-            waiting.append((rows, pixels, tasks))
+            waiting.append((rows, buffer, tasks))
             if len(waiting) > AHEAD:
-                yield _finish(*waiting.popleft())
+                yield _finish(crew, *waiting.popleft())
         while waiting:
-            yield _finish(*waiting.popleft())
+            yield _finish(crew, *waiting.popleft())
     finally:
         crew.close()
 
 
-def _finish(rows: range, pixels: Tensor, tasks: list[Future[ImageError | None]]) -> Batch:
+def _finish(crew: Crew, rows: range, buffer: int, tasks: list[Future[ImageError | None]]) -> Batch:
     results = [task.result() for task in tasks]
-    return Batch(rows, pixels, {row: error for row, error in zip(rows, results, strict=True) if error})
+    failures = {row: error for row, error in zip(rows, results, strict=True) if error}
+    return Batch(rows, crew.pixels(buffer), failures)
 
 
 def _is_remote(source: Source) -> bool:
@@ -131,6 +139,9 @@ class _Threads:
         slot = self._slots[buffer, place]
         return self._pool.submit(fill, slot, self._sources[row], self._preprocessing, fast=self._fast)
 
+    def pixels(self, buffer: int) -> Tensor:
+        return self.buffers[buffer]
+
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -153,6 +164,9 @@ class _Processes:
 
     def submit(self, buffer: int, place: int, row: int) -> Future[ImageError | None]:
         return self._workers.submit(buffer * self._batch_size + place, row)
+
+    def pixels(self, buffer: int) -> Tensor:
+        return self.buffers[buffer]
 
     def close(self) -> None:
         self._workers.close()

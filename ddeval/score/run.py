@@ -26,12 +26,12 @@ from ddeval.models.checkpoint import Checkpoint
 from ddeval.models.device import DeviceName
 from ddeval.score import folder, shards
 from ddeval.score.align import id_frame
-from ddeval.score.engine import DtypeName, Engine, Precision, answers, engine
+from ddeval.score.engine import DtypeName, Engine, Precision, answers, decoders, engine
 from ddeval.score.feed import Source
 from ddeval.score.plan import SHARD_SIZE, Plan, begin, shards_of
 from ddeval.score.predictions import Predictions
 from ddeval.score.rows import group_unit, manifest_path, rows_of, synthetic, unchanged_manifest
-from ddeval.score.views import WAYS, Tta
+from ddeval.score.views import WAYS, Tta, feed_preprocessing
 
 BIT_RELEVANT = ("ddeval", "torch", "transformers", "pillow")
 """Libraries whose version may change the last bits of a logit."""
@@ -140,7 +140,13 @@ def prepare(
     _refuse_if_none_is_there(files)
     unnamed = ImageError("missing", "the manifest names no image")
     features = checkpoint.features(rows, where=str(manifest))
-    on = engine(checkpoint, settings.device, settings.dtype, settings.precision)
+    on = engine(
+        checkpoint,
+        settings.device,
+        settings.dtype,
+        settings.precision,
+        fast_decode=settings.fast_decode,
+    )
     if on.note:
         note(on.note)
     sha256 = manifest_sha256(frame)
@@ -169,6 +175,9 @@ def prepare(
         "dtype": plan.inputs["dtype"],
         "kernel": on.kernel,
         "decode": plan.inputs.get("decode", "exact"),
+        "decoders": decoders(
+            on, feed_preprocessing(checkpoint.preprocessing, settings.tta), fast=settings.fast_decode
+        ),
         "batch_size": plan.batch_size,
         "versions": folder.versions(),
     }
@@ -378,6 +387,7 @@ def _plan(
         },
         machine={
             "kernel": on.kernel,
+            **({"decoder": on.decoder} if settings.fast_decode else {}),
             "device": torch.cuda.get_device_name(on.device) if on.device.type == "cuda" else "cpu",
             "shard size": settings.shard_size,
             **{name: versions[name] for name in BIT_RELEVANT if name in versions},
