@@ -104,7 +104,7 @@ def test_a_run_goes_on_with_no_other_kernel(home):
 def test_a_run_goes_on_with_no_other_decoding(home):
     run(home, "resnet", "slow")
     with pytest.raises(
-        InputError, match="found decode fast .*expected decode none, with which this run began"
+        InputError, match=r"found decode fast .*expected decode none, with which this run began"
     ):
         run(home, "resnet", "slow", fast_decode=True)
 
