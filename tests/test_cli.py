@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from ddeval import cli, io
@@ -356,6 +357,44 @@ def test_the_commands_of_the_deployment_page_use_options_there_are():
     commands = re.findall(r"ddeval score (?:[^`\n]|\\\n|\n\s+--)+", text)
     used = {option for command in commands for option in re.findall(r"--[a-z-]+", command)}
     assert {"--shard", "--out", "--data", "--images"} <= used <= known
+
+
+def test_scripts_and_jobs_of_the_deployment_page_parse():
+    text = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL)
+    scripts = [body for kind, body in blocks if kind == "bash"]
+    scripts += [
+        re.sub(r"(?m)^\$ ", "", "\n".join(line for line in body.splitlines() if line.startswith(("$ ", " "))))
+        for kind, body in blocks
+        if kind == "console"
+    ]
+    for script in scripts:
+        done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (script, done.stderr)
+    jobs = [yaml.safe_load(body) for kind, body in blocks if kind == "yaml"]
+    indexed = next(job for job in jobs if job.get("kind") == "Job")["spec"]
+    (container,) = indexed["template"]["spec"]["containers"]
+    assert indexed["completionMode"] == "Indexed"
+    assert f'--shard "$JOB_COMPLETION_INDEX/{indexed["completions"]}"' in container["args"][0]
+    for way in ("SLURM_ARRAY_TASK_ID", "torchrun --standalone", "--engine ray"):
+        assert any(way in script for script in scripts), way
+
+
+@pytest.mark.parametrize(
+    ("extra", "found"),
+    [
+        (("--shard", "0/2"), "--engine ray: found --shard too"),
+        ((), "--engine ray: found no package ray"),
+    ],
+)
+def test_ray_is_refused_in_one_line(tmp_path, monkeypatch, extra, found):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    manifest, artefact = make_manifest(tmp_path), make_artefact(tmp_path / "tiny")
+    result = invoke(
+        "score", artefact, "--data", manifest, "--out", tmp_path / "run", "--engine", "ray", *extra
+    )
+    assert (result.exit_code, found in result.stderr) == (3, True), result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_going_on_with_another_batch_size_is_refused_by_name(tmp_path):

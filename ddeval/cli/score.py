@@ -58,6 +58,9 @@ def score(
         ),
     ] = "none",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode; 0 is one a core.")] = 0,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray: a task a shard on a Ray cluster that is there.")
+    ] = "local",
     shard: Annotated[
         str | None,
         typer.Option(help="i/n: score every n-th shard from the i-th, 0 to n-1 [torchrun's rank]."),
@@ -116,7 +119,7 @@ def score(
             checkpoint, data, out, labels=labels, dry_run=dry_run, split=split, images=images or [],
             device=device, dtype=dtype, precision=precision, fast_decode=fast_decode,
             batch_size=batch_size, tta=tta, shard_size=shard_size, shard=shard, workers=workers,
-            class_names=_names(class_names), other_class=other_class,
+            engine=engine, class_names=_names(class_names), other_class=other_class,
         )  # fmt: skip
     if run is None:
         return
@@ -206,6 +209,7 @@ def _model_run(
     shard_size: int,
     shard: str | None,
     workers: int,
+    engine: Literal["local", "ray"],
     class_names: list[str],
     other_class: str | None,
 ) -> "tuple[Path | None, Job | None]":
@@ -214,6 +218,8 @@ def _model_run(
     from ddeval.score.plan import parse_shard
     from ddeval.score.run import Settings, execute, is_complete, prepare
 
+    if engine == "ray" and shard:
+        raise InputError("--engine ray", "--shard too", expected="one of them", todo="Leave --shard out.")
     part = parse_shard(shard) if shard else _rank()
     if spec == embedded.NAME:
         demo = embedded.ready_demo()
@@ -247,6 +253,14 @@ def _model_run(
         check_labels(job.rows, loaded.class_names, splits=job.facts["splits"], where=str(manifest))
     if dry_run:
         return None, None
+    if engine == "ray":
+        from ddeval.score.cluster import execute_on_ray, order_of
+
+        order = order_of(
+            spec, manifest, job, settings=settings, class_names=tuple(class_names), other_class=other_class,
+            image_roots=tuple(_image_roots(images, data)), workers=workers,
+        )  # fmt: skip
+        return execute_on_ray(job, order, progress=console.progress), job
     run = execute(job, shard=part, workers=workers, progress=console.progress, note=console.note)
     if is_complete(run, job.plan):
         return run, job
