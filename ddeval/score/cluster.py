@@ -6,6 +6,7 @@ another; a part that it wrote before it died is sound and written again as the s
 """
 
 import functools
+import logging
 import os
 import time
 from pathlib import Path
@@ -188,7 +189,7 @@ def _connected(address: str) -> Any:
             "--engine ray", "no package ray", expected="it installed", todo="pip install 'ddeval[ray]'"
         ) from None
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise InputError(
             "--engine ray",
