@@ -8,8 +8,8 @@ from PIL import Image
 from ddeval.data.images import Preprocessing, preprocess
 from ddeval.score.resizing import FILTERS, can_resize, resized, upright
 
-SHAPES = [(448, 448), (449, 447), (97, 1000), (1000, 97), (1345, 1500), (2000, 1344), (61, 60), (20, 33)]
-"""Shrunk, left alone, made larger; odd, even, and very narrow."""
+SHAPES = [(448, 448), (449, 447), (97, 1000), (1000, 97), (1345, 1500), (2000, 1344), (120, 120), (20, 33)]
+"""Shrunk, made larger; odd, even, very narrow, and halved, where sums end in one half."""
 
 
 def noise(height, width, seed=0):
