@@ -16,7 +16,7 @@ from ddeval.audit.confident import (
     label_quality_scores,
 )
 from ddeval.audit.issues import absent_class_table, issues_table
-from ddeval.audit.ranking import member_weights, own, recalibrated
+from ddeval.audit.ranking import both, member_weights, own, recalibrated
 from ddeval.audit.strata import expected_correct, posterior, strata_of
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "ranking.py"
@@ -64,6 +64,18 @@ def test_quality_lies_between_0_and_1_and_one_checkpoint_may_be_a_list():
     assert quality.min() >= 0
     assert quality.max() <= 1
     np.testing.assert_array_equal(label_quality(labels, [probs]), quality)
+
+
+def test_quality_is_the_geometric_mean_of_both_opinions():
+    """sqrt(.9 x .1) = .3; the arithmetic mean, .5, would hide the doubt."""
+    quality = both(np.array([0.9, 0.25, 0.0]), np.array([0.1, 0.25, 0.5]))
+    np.testing.assert_allclose(quality, [0.3, 0.25, 0.0], atol=1e-12)
+
+
+def test_labels_the_model_rules_out_are_still_ordered_by_the_other_opinion():
+    """A float32 softmax rounds to 0; such rows must not tie at the top of the list."""
+    first, second = both(np.zeros(2), np.array([0.1, 0.4]))
+    assert 0 < first < second
 
 
 def test_a_poor_checkpoint_does_not_spoil_a_good_one():

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ddeval.audit.neighbours import Neighbours, neighbour_probs, neighbours, outlier_scores
-from ddeval.audit.ranking import own, pooled, recalibrated
+from ddeval.audit.ranking import both, own, pooled, recalibrated
 from ddeval.metrics.arrays import Labels, Probs, check_labels_and_probs, top_class
 
 Floats = npt.NDArray[np.float64]
@@ -29,10 +29,10 @@ def issues_table(
     """ISSUES: one row an image, most suspicious label first.
 
     Columns after those of the table: `predicted_probability` (how sure, recalibrated), `model_label` (the
-    model's own first choice, before any recalibration; ties count against the label),
-    `self_confidence` and `recalibrated_confidence` (whose mean is `label_quality`), `normalized_margin`
-    (given less best other, 0 to 1), `entropy` (nats), `<name>_confidence` of every further opinion, and
-    with features `neighbour_confidence` and `outlier_score`. Ties in quality go by image id.
+    model's own first choice, before any recalibration; ties count against the label), `self_confidence` and
+    `recalibrated_confidence` (whose geometric mean is `label_quality`), `normalized_margin` (given less
+    best other, 0 to 1), `entropy` (nats), `<name>_confidence` of every further opinion, and with features
+    `neighbour_confidence` and `outlier_score`. Ties in quality go by image id.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def issues_table(
         {
             "image_id": np.asarray(image_ids, dtype=object),
             "rank": 0,
-            "label_quality": np.minimum((confidence + recalibrated_confidence) / 2, 1.0),
+            "label_quality": both(confidence, recalibrated_confidence),
             "given_label": names[given],
             "predicted_label": names[predicted],
             "predicted_probability": likely[rows, predicted],

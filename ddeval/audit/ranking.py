@@ -1,7 +1,7 @@
 """Ranking: which given labels are most likely wrong, worst first?
 
-`label_quality` is the mean of two opinions on the given label: the model's own probability of it, and
-that probability after a recalibration that is fitted without the confident disagreements, so that it
+`label_quality` is the geometric mean of two opinions on the given label: the model's own probability of
+it, and that probability after a recalibration that is fitted without the confident disagreements, so that it
 learns how the model errs and not how the labels do. Nothing is cut off and nothing is changed here;
 cleanlab's filters are in `ddeval.audit.confident`. What was tried and lost is in docs/log.md.
 """
@@ -29,6 +29,8 @@ MIN_ROWS = 100
 MAX_FIT_ROWS = 25_000
 """More rows than this do not change a map of K x K numbers; they only cost time."""
 _LOG_FLOOR = 1e-6
+_ZERO = 1e-30
+"""A probability of 0 counts as this, so that the other opinion still orders such rows."""
 _BLOCK = 100_000
 
 
@@ -40,12 +42,12 @@ def label_quality(
 ) -> Floats:
     """How well each given label fits, from 0 (suspicious) to 1; rank by it, never cut at a value.
 
-    The mean of the model's probability of the given label and of its recalibrated probability
-    (`recalibrated`). Several checkpoints are averaged with weights 1 / log loss squared, so that a poor
-    one cannot spoil a good one. With `features` the share of the given label among the nearest images
-    joins as a further opinion. The probabilities must not come from a model that was trained on these
-    labels (use `ddeval.audit.out_of_fold`). Neither the order of rows nor the names of classes matter. No
-    images give an empty array.
+    The geometric mean of the model's probability of the given label and of its recalibrated probability
+    (`recalibrated`): either can make a label suspicious. Several checkpoints are averaged with weights 1 /
+    log loss squared, so that a poor one cannot spoil a good one. With `features` the share of the given
+    label among the nearest images joins as a further opinion. The probabilities must not come from a model
+    that was trained on these labels (use `ddeval.audit.out_of_fold`). Neither the order of rows nor the
+    names of classes matter. No images give an empty array.
 
     Parameters
     ----------
@@ -89,7 +91,15 @@ def label_quality(
                 f"features must have a row for each of {len(given)} labels, got {len(near.rows)}"
             )
         opinions.append(neighbour_probs(given, near, n_classes=mean.shape[1]))
-    quality: Floats = (own(mean, given) + own(recalibrated(given, mean, opinions=opinions), given)) / 2
+    return both(own(mean, given), own(recalibrated(given, mean, opinions=opinions), given))
+
+
+def both(confidence: Floats, recalibrated_confidence: Floats) -> Floats:
+    """Geometric mean of two probabilities of the given label, (N,), 0 to 1.
+
+    The arithmetic mean hides a small probability behind a large one and ranked worse on most noise tried.
+    """
+    quality: Floats = np.sqrt(np.maximum(confidence, _ZERO) * np.maximum(recalibrated_confidence, _ZERO))
     return np.minimum(quality, 1.0)  # float32 rows may sum to a little more than 1
 
 
