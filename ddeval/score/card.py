@@ -132,8 +132,11 @@ class Card:
         self._is_here[buffer] = False  # for the next batch of this buffer
         if is_here.all():
             return self._pixels[buffer]
+        if self._device.type == "cuda":
+            is_here = is_here.pin_memory()  # from other memory a copy would wait for the model
+        mask = is_here.to(self._device, non_blocking=True).view(-1, 1, 1, 1)
         there = self._others.pixels(buffer).to(self._device, non_blocking=True)
-        return torch.where(is_here.to(self._device).view(-1, 1, 1, 1), self._pixels[buffer], there)
+        return torch.where(mask, self._pixels[buffer], there)
 
     def close(self) -> None:
         self._is_closing = True
