@@ -134,12 +134,16 @@ def test_the_gate_shows_every_criterion_with_its_bound_and_n() -> None:
             {"name": "loss against the baseline", "answer": "pass", "metric": "top_1_accuracy", "value": 0.01,
              "ci_low": -0.002, "ci_high": 0.022, "bound": -0.01, "n_images": 1500, "n_groups": 900,
              "is_difference": True},
+            {"name": "the same in words", "answer": "pass", "metric": "top_1_accuracy", "kind": "not_worse",
+             "value": 0.01, "ci_low": -0.002, "ci_high": 0.022, "bound": 0.01, "n_images": 1500,
+             "n_groups": 900, "is_difference": True},
         ],
     }  # fmt: skip
     block = decisions.gate_block(gate)
-    first, second = block.criteria
+    first, second, third = block.criteria
     assert first.text.replace("\N{NO-BREAK SPACE}", " ") == "80.0 % [60.0, 92.0], asked: 75.0 %"
     assert second.text.replace("\N{NO-BREAK SPACE}", " ") == "+1.0 points [−0.2, +2.2], asked: −1.0 points"
+    assert third.text.endswith("asked: worse by less than 1.0\N{NO-BREAK SPACE}points")
     page = html_of(block)
     assert page.count("cannot tell") == 2
     assert "sha256 ab12, first looked at 2026-06-30" in page
@@ -163,9 +167,9 @@ def test_harm_is_shown_as_counts_shares_and_per_thousand() -> None:
     assert figure.table is not None
     (row,) = figure.table.rows
     assert [cell.text.replace("\N{NO-BREAK SPACE}", " ") for cell in row] == [
-        "malignant", "a", "100", "80 (80.0 %)", "15 (15.0 %)", "5 (5.0 %)", "0.5",
+        "a", "80 (80.0 %)", "15 (15.0 %)", "5 (5.0 %)", "0.5", "100",
     ]  # fmt: skip
-    assert row[5].sub == "[2.0, 11.0]"
+    assert (row[0].sub, row[3].sub) == ("malignant", "[2.0, 11.0]")
     assert 'class="share wrong"' in figure.drawing
     assert "malignant, a: 100 photographs" in figure.drawing
 

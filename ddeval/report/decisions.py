@@ -74,9 +74,12 @@ def _gate_unit(criterion: Mapping[str, Any]) -> Unit:
 
 
 def _asked(criterion: Mapping[str, Any], unit: Unit) -> str:
-    """The bound in words: `no worse than by 1.0 points`."""
-    bound = shown(criterion["bound"], "distance" if unit == "points" else unit).lstrip("+")
-    return f"{_ASKED[criterion.get('kind')]}{bound}"
+    """The bound in words, `worse by less than 1.0 points`; without words for the side, the sign tells it."""
+    kind = criterion.get("kind")
+    if kind not in ("not_worse", "better"):
+        return f"{_ASKED[kind]}{shown(criterion['bound'], unit)}"
+    margin = shown(criterion["bound"], "distance" if unit == "points" else unit)
+    return f"{_ASKED[kind]}{margin.lstrip('+')}"
 
 
 def harm_section(
