@@ -74,7 +74,7 @@ def make_manifest(folder: Path, n_images: int, *, n_photos: int = 60, seed: int 
             "image_id": [f"img-{i:05d}" for i in range(n_images)],
             "image": [f"images/{i:03d}.webp" for i in rng.integers(n_photos, size=n_images)],
             "label": np.array(names)[label],
-            "split": np.where(case < n_cases // 8, "calibration", "test"),
+            "split": np.where(case // 2 < n_cases // 16, "calibration", "test"),
             "case_id": [f"case-{c:05d}" for c in case],
             "patient_id": [f"patient-{c // 2:05d}" for c in case],
             **{name: values[case] for name, values in of_case.items()},
