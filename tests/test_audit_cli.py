@@ -283,3 +283,11 @@ def test_a_plan_without_an_audit_says_how_to_make_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "Make one with: ddeval audit RUN" in command("plan").stderr
     assert "no cases.parquet" in command("plan", tmp_path).stderr
+
+
+def test_an_audit_of_val_says_what_changing_it_does_to_the_choice_of_checkpoints(planted):
+    run = rerun(planted, split="val")
+    done = command(run)
+    assert done.exit_code == 0, done.output
+    assert "change which checkpoint is chosen" in done.stdout
+    assert "change which checkpoint is chosen" in (run / "audit" / "report.html").read_text()

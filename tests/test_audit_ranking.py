@@ -303,3 +303,11 @@ def test_on_every_noise_at_hand_quality_is_no_worse_than_its_peer(benchmark, rea
     real = [g for name, g in gains.items() if name.startswith(("CIFAR-10N", "hand"))]
     assert len(real) == 6
     assert np.mean(real) >= 0.005
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_opinion_of_noise_is_not_heard(seed):
+    """On a small split the weights it would be given cost more than it tells."""
+    labels, probs, _ = noisy(seed, n=300)
+    noise = np.random.default_rng(seed).dirichlet(np.ones(5), size=300)
+    np.testing.assert_array_equal(recalibrated(labels, probs, opinions=[noise]), recalibrated(labels, probs))

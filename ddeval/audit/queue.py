@@ -38,7 +38,15 @@ MIXES = {
     "val": Mix(ranked=0.20, random=0.75, repeats=0.05),
     "calibration": Mix(ranked=0.20, random=0.75, repeats=0.05),
 }
-"""By split. Corrected val labels change which checkpoint is chosen: vet val before train, or not at all."""
+"""By split."""
+RULES = {
+    "test": "For an estimate: most cases are drawn at random. Vetted test labels never reach training.",
+    "train": "For gain: most cases are the most doubtful. Its vetted labels are learnt from.",
+    "val": "For an estimate. Corrected val labels change which checkpoint is chosen: vet val before "
+    "training and choose all checkpoints anew, or leave it.",
+    "calibration": "For an estimate. Corrected labels change temperatures and thresholds: fit them anew.",
+}
+"""What vetting a split is for, and what it changes."""
 
 
 class Queue(NamedTuple):

@@ -138,11 +138,11 @@ def recalibrated(labels: Labels, pred_probs: Probs, *, opinions: Sequence[Probs]
     """Probabilities of the true class: matrix scaling, cross-fitted, without contradicted labels.
 
     logits = W log p + sum of V log o over further opinions + b, with W pulled towards 1, V and b towards 0,
-    so an opinion that says nothing about the labels is not heard; each of five folds is judged by the fit
-    to the others. Folds follow the rank of the probability of the given label, so neither row order nor a
-    seed matters. A label contradicted by a factor of `CONTRADICTED` does not take part in the fit. A class
-    that is never given keeps its probability. Returns `pred_probs` where there are too few rows, or where
-    the fit does not lower the out-of-fold log loss.
+    and further opinions are heard only where they lower the out-of-fold log loss; each of five folds is
+    judged by the fit to the others. Folds follow the rank of the probability of the given label, so neither
+    row order nor a seed matters. A label contradicted by a factor of `CONTRADICTED` does not take part in
+    the fit. A class that is never given keeps its probability. Returns `pred_probs` where there are too few
+    rows, or where the fit does not lower the out-of-fold log loss.
     """
     n_rows, n_classes = pred_probs.shape
     given = np.bincount(labels, minlength=n_classes) > 0
@@ -173,6 +173,13 @@ def recalibrated(labels: Labels, pred_probs: Probs, *, opinions: Sequence[Probs]
         return pred_probs
     result = pred_probs.copy()
     result[:, given] = fitted * mass[:, None]
+    if opinions:  # K x K weights more can cost a small split what the opinion gives
+        alone = recalibrated(labels, pred_probs)
+        shares = own(_shares(alone[:, given]), code)
+        if -np.log(np.maximum(shares[is_kept], PROB_FLOOR)).mean() <= log_loss(
+            code[is_kept], fitted[is_kept]
+        ):
+            return alone
     return result
 
 

@@ -123,6 +123,7 @@ def _say(folder: Path, page: Path, summary: dict[str, Any], worst: Any) -> None:
     )
     counts = ", ".join(f"{n} {kind}" for kind, n in summary["queue"].items())
     console.say(f"queue                       {sum(summary['queue'].values())} cases: {counts}")
+    console.say(f"                            {summary['rule']}")
     console.say(f"\naudit    {folder}")
     console.say(f"report   {page}")
     console.say(f"next     ddeval audit plan {folder} --readers 4   ·   ddeval vet open {folder}")

@@ -116,7 +116,7 @@ def audit_runs(
 
     from ddeval import io
     from ddeval.audit.findings import findings
-    from ddeval.audit.queue import MIXES, Mix
+    from ddeval.audit.queue import MIXES, RULES, Mix
 
     subject = _subject(runs, split=split, labels=labels, data=data, with_embeddings=with_embeddings)
     for line in subject.notes:
@@ -153,6 +153,7 @@ def audit_runs(
         "n_pictures_not_read": n_unread,
         "seed": seed,
         "mix": shares._asdict(),
+        "rule": RULES.get(subject.split, RULES["test"]),
         "earlier": [str(path) for path in earlier],
     }
     if with_pictures and "image" in subject.manifest:

@@ -256,8 +256,8 @@ def _queue_section(facts: Mapping[str, Any]) -> Section:
     flagged: Mapping[str, int] = facts["n_flagged"]
     blocks.append(_flagged_table(flagged) if flagged else Text("Too many rows for cleanlab’s filters."))
     lead = (
-        "Which of these a case is, a reader is never told. Each case keeps the probability with which it was "
-        f"drawn; seed {shown(facts['seed'], 'count')} draws the same queue again."
+        f"{facts['rule']} Which of these a case is, a reader is never told. Each case keeps the probability "
+        f"with which it was drawn; seed {shown(facts['seed'], 'count')} draws the same queue again."
     )
     return Section("queue", "What comes before readers", blocks, lead=lead, menu="Queue")
 
