@@ -98,11 +98,14 @@ def score(
     Example: ddeval score gen2a_medsiglip --data manifest.csv
     """
     from ddeval.io import local, place
+    from ddeval.score.deferral import read_rule
     from ddeval.score.evaluate import evaluate
     from ddeval.score.folder import is_run
     from ddeval.score.foreign import is_predictions_file
     from ddeval.score.trials import reproduced
 
+    if abstain is not None:
+        read_rule(abstain)  # before a model runs for an hour
     path = place(checkpoint)
     run: Path | None
     job: Job | None = None
