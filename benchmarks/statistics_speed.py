@@ -169,6 +169,7 @@ def main() -> None:
         {
             "images": n,
             "seconds": run["seconds"],
+            "CPU seconds": run["cpu_seconds"],
             "us an image": run["seconds"] / n * 1e6,
             "GB": run["peak_gb"],
         }
@@ -181,6 +182,7 @@ def main() -> None:
         {
             "images": n,
             "seconds": run["seconds"],
+            "CPU seconds": run["cpu_seconds"],
             "us an image": run["seconds"] / n * 1e6,
             "GB": run["peak_gb"],
         }

@@ -103,15 +103,17 @@ def calibration_floor(
 
     observed = {name: float(of(Drawn(labels[None], correct[None]))[0]) for name, of in measures.items()}
     chance: dict[str, list[Floats]] = {name: [] for name in measures}
-    draws = _draws(pred_probs, group_of, correlation, n_simulations, rng) if n_images else ()
+    is_drawn = n_images > 0 and n_simulations > 0
+    draws = _draws(pred_probs, group_of, correlation, n_simulations, rng) if is_drawn else ()
     for drawn in draws:
         for name, of in measures.items():
             chance[name].append(of(drawn))
+    n_groups = int(group_of.max()) + 1 if n_images else 0
     return pd.DataFrame(
         [
             {"metric": name, "value": value}
             | _band(value, np.concatenate(chance[name]) if chance[name] else np.empty(0))
-            | {"n_images": n_images, "n_groups": len(np.unique(group_of)), "correlation": correlation}
+            | {"n_images": n_images, "n_groups": n_groups, "correlation": correlation}
             for name, value in observed.items()
         ]
     )

@@ -6,7 +6,9 @@ before each threshold, the positives found at it. Thresholds are the distinct sc
 no other score moves either area.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +45,9 @@ class Rankings(NamedTuple):
     @classmethod
     def of_classes(cls, classes: Sequence[tuple[Mask, Floats]]) -> "Rankings":
         """From whether each image is positive and its score (N,), class by class."""
-        positives, negatives, tied = zip(*(_ranking(*c) for c in classes), strict=True)
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:  # numpy sorts without the lock
+            ranked = list(pool.map(_ranking, *zip(*classes, strict=True)))
+        positives, negatives, tied = zip(*ranked, strict=True)
         n_thresholds = [matrix.shape[0] for matrix in positives]
         stacked_ties = sparse.vstack(tied, format="csr")
         return cls(
