@@ -3,12 +3,15 @@
 Predictions are drawn; everything after them is computed by the commands' own functions.
 """
 
+import io as bytes_io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import yaml
+from PIL import Image
 
 from ddeval import io
 from ddeval.report.compare_page import write_compare_report
@@ -52,16 +55,32 @@ def class_names() -> tuple[str, ...]:
     return (*(name for name in named if name != "other"), "other")
 
 
-def make_manifest(folder: Path, n_images: int, *, n_photos: int = 60, seed: int = 5) -> pd.DataFrame:
-    """manifest.csv of made-up patients; photographs are shared by many images."""
+def noise(rng: np.random.Generator, size: int = 320) -> bytes:
+    """A JPEG of random pixels: no photograph of that size takes more room in a page."""
+    buffer = bytes_io.BytesIO()
+    Image.fromarray(rng.integers(256, size=(size, size, 3), dtype=np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def make_manifest(
+    folder: Path,
+    n_images: int,
+    *,
+    photograph: Callable[[np.random.Generator], bytes] = skin_patch,
+    n_photos: int = 60,
+    seed: int = 5,
+) -> pd.DataFrame:
+    """manifest.csv of made-up patients: `n_images` to be scored, an eighth as many for calibration."""
     rng = np.random.default_rng(seed)
     names = class_names()
     for i in range(n_photos):
-        io.write_bytes(folder / "images" / f"{i:03d}.webp", skin_patch(rng, 200))
+        io.write_bytes(folder / "images" / f"{i:03d}", photograph(rng))
     shares = 1 / (np.arange(len(names)) + 2.5)
     shares[-1] = 0.12 * shares.sum()
-    n_cases = max(2, int(n_images / 1.6))
-    case = np.sort(np.concatenate([np.arange(n_cases), rng.integers(n_cases, size=n_images - n_cases)]))
+    n_held = max(1, n_images // 8)
+    held = _cases(n_held, rng)
+    case = np.concatenate([held, _cases(n_images, rng) + held[-1] + 2 - held[-1] % 2])  # no patient in both
+    n_cases = case[-1] + 1
     label = rng.choice(len(names), size=n_cases, p=shares / shares.sum())[case]
     of_case = {
         "skin_type": rng.choice(list(SKIN_TYPES), n_cases, p=[0.1, 0.3, 0.3, 0.15, 0.1, 0.05]),
@@ -71,10 +90,10 @@ def make_manifest(folder: Path, n_images: int, *, n_photos: int = 60, seed: int 
     }  # fmt: skip
     frame = pd.DataFrame(
         {
-            "image_id": [f"img-{i:05d}" for i in range(n_images)],
-            "image": [f"images/{i:03d}.webp" for i in rng.integers(n_photos, size=n_images)],
+            "image_id": [f"img-{i:05d}" for i in range(len(case))],
+            "image": [f"images/{i:03d}" for i in rng.integers(n_photos, size=len(case))],
             "label": np.array(names)[label],
-            "split": np.where(case // 2 < n_cases // 16, "calibration", "test"),
+            "split": np.where(np.arange(len(case)) < n_held, "calibration", "test"),
             "case_id": [f"case-{c:05d}" for c in case],
             "patient_id": [f"patient-{c // 2:05d}" for c in case],
             **{name: values[case] for name, values in of_case.items()},
@@ -84,6 +103,12 @@ def make_manifest(folder: Path, n_images: int, *, n_photos: int = 60, seed: int 
     )
     frame.to_csv(folder / "manifest.csv", index=False)
     return frame
+
+
+def _cases(n_images: int, rng: np.random.Generator) -> np.ndarray:
+    """The case of each image (n_images,), 0 and up, 1.6 photographs a case."""
+    n_cases = max(1, int(n_images / 1.6))
+    return np.sort(np.concatenate([np.arange(n_cases), rng.integers(n_cases, size=n_images - n_cases)]))
 
 
 def make_runs(folder: Path, frame: pd.DataFrame, *, n_resamples: int, seed: int = 11) -> list[Path]:
@@ -114,9 +139,16 @@ def make_runs(folder: Path, frame: pd.DataFrame, *, n_resamples: int, seed: int 
     return made
 
 
-def make_comparison(folder: Path, n_images: int, *, n_resamples: int, n_photos: int = 60) -> Path:
+def make_comparison(
+    folder: Path,
+    n_images: int,
+    *,
+    n_resamples: int,
+    photograph: Callable[[np.random.Generator], bytes] = skin_patch,
+    n_photos: int = 60,
+) -> Path:
     """Write a run's page `run.html` and the comparison's `page.html`, which is returned, with its tables."""
-    frame = make_manifest(folder, n_images, n_photos=n_photos)
+    frame = make_manifest(folder, n_images, photograph=photograph, n_photos=n_photos)
     runs = make_runs(folder, frame, n_resamples=n_resamples)
     (folder / "gate.yaml").write_text(json.dumps(GATE))
     asked = Asked(
