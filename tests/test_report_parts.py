@@ -149,6 +149,63 @@ def test_the_gate_shows_every_criterion_with_its_bound_and_n() -> None:
     assert "sha256 ab12, first looked at 2026-06-30" in page
 
 
+def criterion(name: str, answer: str, **more: Any) -> dict[str, Any]:
+    of = {"metric": "top_1_accuracy", "kind": "at_least", "bound": 0.7, "n_images": 77, "n_groups": 60}
+    return of | {"name": name, "answer": answer, "value": 0.7, "ci_low": 0.65, "ci_high": 0.75} | more
+
+
+def test_the_gate_is_said_with_what_passed_and_what_not_and_why() -> None:
+    enough, unsure = criterion("good enough", "pass"), criterion("for all", "cannot tell")
+    unknown = criterion("fast", "cannot tell", ci_low=np.nan, ci_high=np.nan, note="no bench of B")
+    failed = criterion("good", "fail", ci_high=0.69)
+    said = {
+        answer: decisions.gate_sentence({"answer": answer, "criteria": criteria})
+        for answer, criteria in (
+            ("pass", [enough, enough]),
+            ("cannot tell", [enough, unsure, unknown]),
+            ("fail", [failed, unsure]),
+        )
+    }
+    assert said["pass"] == "The gate is passed: 2 of 2 criteria."
+    assert said["cannot tell"].replace("\xa0", " ") == (
+        "The gate cannot be answered yet: 1 of 3 criteria pass; cannot tell: “for all” (interval "
+        "[65.0, 75.0] is on both sides of the bound, asked at least 70.0 %); cannot tell: “fast” has no "
+        "interval, asked at least 70.0 % (no bench of B)."
+    )
+    assert (
+        said["fail"]
+        .replace("\xa0", " ")
+        .startswith(
+            "The gate is failed: 0 of 2 criteria pass; failed: “good” (interval [65.0, 69.0], asked at least"
+        )
+    )
+
+
+def test_harm_of_the_two_decided_about_is_short() -> None:
+    harm = pd.DataFrame(
+        [
+            {"group": group, "run": run, "outcome": outcome, "n_images": 3, "share": 1 / 3, "per_1000": 2.0}
+            for group in ("malignant", "urgent")
+            for run in ("A", "B", "C")
+            for outcome in ("right", "deferred", "missed")
+        ]
+    )
+    table = decisions.decided_table(harm, ("A", "C"))
+    assert [(row[0].text, row[0].sub) for row in table.rows] == [
+        ("A", "malignant"), ("C", "malignant"), ("A", "urgent"), ("C", "urgent"),
+    ]  # fmt: skip
+
+
+def test_a_column_of_which_nothing_is_known_is_left_out_and_named(compared: Comparison) -> None:
+    table = comparison.round_1_table(
+        by_image(compared.values), by_image(compared.differences), by_image(compared.best),
+        baseline="gen2a_port",
+    )  # fmt: skip
+    assert "Parameters" not in [column.title for column in table.columns]
+    assert "Parameters" in table.note
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
 def test_a_gate_with_another_answer_is_refused() -> None:
     with pytest.raises(ValueError, match="pass, fail or cannot tell, got 'maybe'"):
         decisions.gate_block(

@@ -3,7 +3,7 @@
 Drawn from the folder `ddeval compare` left and from nothing else; nothing is computed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,15 @@ from ddeval.report.comparison import (
     series_of,
     versions_table,
 )
-from ddeval.report.components import Block, Fact, Folded, Page, Section, Text, missing
-from ddeval.report.decisions import DECISIONS, decision_section, gate_block, harm_section
+from ddeval.report.components import Block, Folded, Page, Section, Text, missing
+from ddeval.report.decisions import (
+    DECISIONS,
+    decided_table,
+    decision_section,
+    gate_block,
+    gate_sentence,
+    harm_section,
+)
 from ddeval.report.evidence import (
     compared_section,
     definition_section,
@@ -32,19 +39,12 @@ from ddeval.report.evidence import (
 )
 from ddeval.report.guidelines import Reported
 from ddeval.report.inputs import RunTables, read_run_tables
-from ddeval.report.measures import measure
 from ddeval.report.page import SYNTHETIC_NOTE, render
-from ddeval.report.rounding import shown, shown_interval
+from ddeval.report.rounding import shown
 from ddeval.report.subgroups import measured_attributes, subgroup_section, whole_of
 from ddeval.report.vetted import vetted_section
 
 FORESTS = ("top_1_accuracy", "top_3_accuracy", "balanced_accuracy", "auroc_macro", "nll", "augrc")
-TILES = ("top_1_accuracy", "malignant_missed_per_1000", "coverage_at_risk_5")
-GATE_SENTENCES = {
-    "pass": "The gate is passed.",
-    "fail": "The gate is failed.",
-    "cannot tell": "The gate cannot be answered with these photographs.",
-}
 REQUIRED = ("values", "differences", "mcnemar", "best", "flips")
 
 
@@ -137,23 +137,22 @@ def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page
         n_readers=len(tables.get("readers", [])), has_photos=has_photos,
     )  # fmt: skip
     return Page(
-        eyebrow=f"Comparison · {date}",
+        eyebrow=_measured(compared, date=date, has_photos=has_photos),
         title=f"{candidate.name} against {compared.baseline}",
         verdict=_verdict(compared),
         stamp="SYNTHETIC" if is_synthetic else "",
         stamp_note=SYNTHETIC_NOTE if is_synthetic else "",
-        tiles=tuple(_tiles(compared)),
-        facts=tuple(_measured(compared, date=date, has_photos=has_photos)),
+        facts=(),
         sections=(
             *vetted_section(tables.get("loop"), tables.get("loop_queues"), colours=colours),
-            _gate_section(facts["gate"]),
+            _decision_section(compared),
+            _round_1_section(compared),
             harm_section(
                 tables.get("harm"),
                 deferring=tables.get("harm_deferring"),
                 kept=tables.get("deferring"),
-                drawn=_drawn(compared),
+                drawn=_decided(compared),
             ),
-            _round_1_section(compared),
             _difference_section(compared),
             side_by_side.class_section(runs, candidate, colours),
             side_by_side.confusion_section(runs, candidate, colours, link="errors-gallery"),
@@ -180,54 +179,46 @@ def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page
     )
 
 
-def _drawn(compared: ComparisonTables) -> Sequence[str]:
-    """The checkpoints a bar is drawn of, baseline first."""
+def _decided(compared: ComparisonTables) -> Sequence[str]:
+    """The checkpoints the decision is between, baseline first."""
     return (compared.baseline, compared.candidate.name)
 
 
 def _verdict(compared: ComparisonTables) -> str:
     """The candidate against the baseline, then who cannot be told from the best: both from intervals."""
     gain, gate = compared.gain("top_1_accuracy"), compared.facts["gate"]
-    said = [GATE_SENTENCES[gate["answer"]]] if gate else []
+    said = [gate_sentence(gate)] if gate else []
     said += [difference_sentence(gain)] if gain else []
     if len(compared.runs) > 2:
         said.append(best_sentence(compared.images("best"), "top_1_accuracy"))
     return " ".join(said)
 
 
-def _tiles(compared: ComparisonTables) -> Iterable[Fact]:
-    """The four numbers read first."""
-    gain, candidate = compared.gain("top_1_accuracy"), compared.candidate
-    baseline = next(run for run in compared.runs if run.name == compared.baseline)
-    if gain:
-        interval = shown_interval(gain["ci_low"], gain["ci_high"], "points")
-        yield Fact(f"Δ top-1 to {compared.baseline}", shown(gain["difference"], "points"), sub=interval)
-    for metric in TILES:
-        number, before, about = candidate.number(metric), baseline.number(metric), measure(metric)
-        if number is not None:
-            text = shown(number.value, about.unit, n=number.n_images)
-            interval = shown_interval(number.ci_low, number.ci_high, about.unit)
-            was = f"; {baseline.name} {shown(before.value, about.unit)}" if before else ""
-            yield Fact(about.title, text, sub=f"{interval}{was}".lstrip("; "), title=about.meaning)
-
-
-def _measured(compared: ComparisonTables, *, date: str, has_photos: bool) -> Iterable[Fact]:
+def _measured(compared: ComparisonTables, *, date: str, has_photos: bool) -> str:
+    """What was measured, in one line."""
     facts = compared.facts
     manifest = str(compared.candidate.facts.get("manifest", {}).get("path", "")).rsplit("/", 1)[-1]
     as_given = " (as given, not vetted)" if facts["labels"] == "v0" else ""
-    yield Fact("Data", f"{manifest or 'not given'}, split {', '.join(facts.get('splits', [])) or 'all'}")
-    yield Fact("Photographs", shown(facts["n_images"], "count"))
-    yield Fact(str(facts["group_unit"]).capitalize(), shown(facts["n_groups"], "count"))
-    yield Fact("Labels", f"{facts['labels']}{as_given}")
-    yield Fact("Date", date)
-    yield Fact("Photographs in this file", "shown" if has_photos else "left out")
+    n_images, n_groups = (shown(facts[name], "count") for name in ("n_images", "n_groups"))
+    said = [
+        "Comparison",
+        date,
+        f"{manifest or 'manifest not given'}, split {', '.join(facts.get('splits', [])) or 'all'}",
+        f"{n_images} photographs, {n_groups} {facts['group_unit']}",
+        f"labels {facts['labels']}{as_given}",
+        f"photographs {'shown' if has_photos else 'left out of this file'}",
+    ]
+    return " · ".join(said)
 
 
-def _gate_section(gate: Mapping[str, Any] | None) -> Section:
-    if gate is None:
-        supply = "No criteria were given. Write them before the run and pass them with --gate gate.yaml."
-        return missing("gate", "Decision", supply)
-    return Section("gate", "Decision", [gate_block(gate)])
+def _decision_section(compared: ComparisonTables) -> Section:
+    """The gate, and below it what becomes of the conditions that must not be missed."""
+    gate, harm = compared.facts["gate"], compared.tables.get("harm")
+    supply = "No criteria were given. Write them before the run and pass them with --gate gate.yaml."
+    blocks: list[Block] = [Text(supply, style="missing") if gate is None else gate_block(gate)]
+    if harm is not None and len(harm):
+        blocks.append(decided_table(harm, _decided(compared)))
+    return Section("gate", "Decision", blocks, is_missing=len(blocks) == 1 and gate is None)
 
 
 def _round_1_section(compared: ComparisonTables) -> Section:

@@ -28,6 +28,7 @@ from ddeval.report.measures import measure
 from ddeval.report.rounding import Unit, is_undefined, shown, shown_interval, shown_range
 
 ROUND_1 = ("top_1_accuracy", "top_3_accuracy", "auroc_macro", "ece")
+MISSED = "malignant_missed"
 N_SERIES = 7
 
 
@@ -47,7 +48,8 @@ def round_1_table(
     readers: pd.DataFrame | None = None,
     id: str = "round-1-table",
 ) -> Table:
-    """Checkpoints side by side: top-1, top-3, difference to the baseline, AUROC, ECE, cost, notes.
+    """Checkpoints side by side: top-1, top-3, difference to the baseline, AUROC, ECE, malignant conditions
+    missed, cost, notes; a column of which nothing is known is left out.
 
     Parameters
     ----------
@@ -71,6 +73,7 @@ def round_1_table(
     gains = _by(differences[differences["baseline"] == baseline], "run", "metric")
     leading = set(best.loc[(best["metric"] == "top_1_accuracy") & best["is_in_best_set"].astype(bool), "run"])
     described = {} if about is None else _by(about, "run")
+    numbers = [*ROUND_1, *([MISSED] if (values["metric"] == MISSED).any() else [])]
     rows = []
     for run in runs:
         marks = ["baseline"] if run == baseline else []
@@ -79,23 +82,33 @@ def round_1_table(
         row = [Cell(run, sub=", ".join(marks), series=colours[run])]
         row += [_value_cell(held.get((run, name)), name) for name in ROUND_1[:2]]
         row.append(_gain_cell(gains.get((run, "top_1_accuracy"))) if run != baseline else Cell("–"))
-        row += [_value_cell(held.get((run, name)), name) for name in ROUND_1[2:]]
+        row += [_value_cell(held.get((run, name)), name) for name in numbers[2:]]
         rows.append(row + _cost_cells(described.get((run,), {})))
-    rows += [] if reported is None else _reported_rows(reported)
-    rows += [] if readers is None else _reader_rows(readers)
+    rows += [] if reported is None else _reported_rows(reported, numbers)
+    rows += [] if readers is None else _reader_rows(readers, numbers)
     columns = [
         Column("Checkpoint", is_number=False),
         Column("Top-1"),
         Column("Top-3"),
         Column(f"Δ top-1 to {baseline}", help="Paired difference with its interval."),
-        Column("AUROC"),
-        Column("ECE"),
+        *(Column(_ROUND_1_TITLES[name], help=measure(name).meaning) for name in numbers[2:]),
         Column("Parameters", help="Millions."),
-        Column("p95, ms"),
+        Column("p95, ms", help="Latency of ddeval bench."),
         Column("Notes", is_number=False),
     ]
-    caption = "The table of the round, with 95 % intervals"
-    return Table(id, caption, columns, rows, is_filterable=len(rows) > N_SERIES)
+    known = [i < 6 or any(row[i].text not in ("", "–") for row in rows) for i in range(len(columns))]
+    unknown = [column.title for column, is_known in zip(columns, known, strict=True) if not is_known]
+    return Table(
+        id,
+        "The table of the round, with 95 % intervals",
+        [column for column, is_known in zip(columns, known, strict=True) if is_known],
+        [[cell for cell, is_known in zip(row, known, strict=True) if is_known] for row in rows],
+        is_filterable=len(rows) > N_SERIES,
+        note=f"Not known of any checkpoint: {', '.join(unknown)}." if unknown else "",
+    )
+
+
+_ROUND_1_TITLES = {"auroc_macro": "AUROC", "ece": "ECE", MISSED: "Malignant missed"}
 
 
 def versions_table(versions: pd.DataFrame, *, colours: Mapping[str, int], id: str = "versions") -> Table:
@@ -298,32 +311,32 @@ def _cost_cells(about: Mapping[Hashable, Any]) -> list[Cell]:
     ]
 
 
-def _reported_rows(reported: pd.DataFrame) -> list[list[Cell]]:
+def _reported_rows(reported: pd.DataFrame, numbers: Sequence[str]) -> list[list[Cell]]:
     """Typed-in checkpoints: numbers without an interval, said so."""
     rows = []
     for run, held in reported.groupby("run", sort=False):
         values = dict(zip(held["metric"], held["value"], strict=True))
         of = {
             m: Cell(shown(values[m], measure(m).unit), sort=sort_key(values[m]))
-            for m in ROUND_1
+            for m in numbers
             if m in values
         }
         blank = Cell("–")
         row = [Cell(str(run), sub="reported, not rescored"), *(of.get(m, blank) for m in ROUND_1[:2]), blank]
         notes = "; ".join(dict.fromkeys(str(n) for n in held["notes"] if n))
-        rows.append([*row, *(of.get(m, blank) for m in ROUND_1[2:]), blank, blank, Cell(notes)])
+        rows.append([*row, *(of.get(m, blank) for m in numbers[2:]), blank, blank, Cell(notes)])
     return rows
 
 
-def _reader_rows(readers: pd.DataFrame) -> list[list[Cell]]:
+def _reader_rows(readers: pd.DataFrame, numbers: Sequence[str]) -> list[list[Cell]]:
     """A row a reader: accuracy against the consensus of the others; no test, no cost."""
     rows = []
     for reader, held in readers.groupby("reader", sort=False):
         of = {str(row["metric"]): row for row in held.to_dict("records")}
         n = shown(held["n_cases"].iloc[0], "count")
         row = [Cell(str(reader), sub="reader, against the others")]
-        row += [_value_cell(of.get(m), m) for m in ROUND_1[:2]]
-        row += [Cell("–")] + [_value_cell(of.get(m), m) for m in ROUND_1[2:]]
+        row += [_value_cell(of.get(m), m) for m in numbers[:2]]
+        row += [Cell("–")] + [_value_cell(of.get(m), m) for m in numbers[2:]]
         notes = "; ".join([f"{n} cases", *dict.fromkeys(str(x) for x in held["notes"] if x)])
         rows.append([*row, Cell("–"), Cell("–"), Cell(notes)])
     return rows

@@ -62,6 +62,8 @@ class Table:
     is_folded: bool = False
     is_wrapped: bool = False
     """Cells hold sentences: they break into lines."""
+    is_flat: bool = False
+    """On a desk a cell's second line stands beside the first."""
     note: str = ""
     groups: Sequence[tuple[str, int]] = ()
     """A second header above the first: a title and how many columns it spans."""

@@ -4,6 +4,7 @@ Each takes a table of `ddeval.metrics.stakes` or the answer of a gate and gives 
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -58,10 +59,41 @@ def gate_block(gate: Mapping[str, Any]) -> Decision:
         text = shown_with_interval(c["value"], c["ci_low"], c["ci_high"], unit, n=c.get("n_images"))
         if c.get("bound") is not None:
             text += f", asked: {_asked(c, unit)}"
+        if c.get("note"):
+            text += f" ({c['note']})"
         n = f"n = {shown(c['n_images'], 'count')}" if c.get("n_images") is not None else ""
         criteria.append(Criterion(str(c["name"]), _answer(c["answer"]), text, n))
     note = f"Criteria written before the run: sha256 {gate['sha256']}, first looked at {gate['first_look']}."
     return Decision(_answer(gate["answer"]), str(gate["sentence"]), criteria, note=note)
+
+
+def gate_sentence(gate: Mapping[str, Any]) -> str:
+    """What the gate says, in words: how many criteria are met, which are not, and why one cannot be told."""
+    by_answer: dict[str, list[Mapping[str, Any]]] = {"pass": [], "fail": [], "cannot tell": []}
+    for c in gate["criteria"]:
+        by_answer[_answer(c["answer"])].append(c)
+    n, passed = shown(len(gate["criteria"]), "count"), len(by_answer["pass"])
+    if gate["answer"] == "pass":
+        return (
+            f"The gate is passed: {n} of {n} criteria."
+            if len(gate["criteria"]) > 1
+            else "The gate is passed."
+        )
+    said = [f"failed: {_why(c)}" for c in by_answer["fail"]]
+    said += [f"cannot tell: {_why(c)}" for c in by_answer["cannot tell"]]
+    opening = "The gate is failed" if gate["answer"] == "fail" else "The gate cannot be answered yet"
+    return f"{opening}: {shown(passed, 'count')} of {n} criteria pass; {'; '.join(said)}."
+
+
+def _why(criterion: Mapping[str, Any]) -> str:
+    """A criterion that does not pass, with its interval beside what was asked, or why it has none."""
+    unit = _gate_unit(criterion)
+    interval = shown_interval(criterion["ci_low"], criterion["ci_high"], unit)
+    asked = "" if criterion.get("bound") is None else f", asked {_asked(criterion, unit)}"
+    if not interval:
+        return f"“{criterion['name']}” has no interval{asked} ({criterion.get('note') or 'too few to say'})"
+    sides = " is on both sides of the bound" if criterion["answer"] == "cannot tell" else ""
+    return f"“{criterion['name']}” (interval {interval}{sides}{asked})"
 
 
 def _gate_unit(criterion: Mapping[str, Any]) -> Unit:
@@ -117,6 +149,14 @@ def harm_section(
     if kept is not None and len(kept):
         blocks.append(_kept_table(kept))
     return Section("harm", "Malignant and urgent conditions", blocks, menu="Harm")
+
+
+def decided_table(harm: pd.DataFrame, runs: Sequence[str]) -> Table:
+    """Right, deferred or missed in one line a checkpoint and group, of the two that are decided about."""
+    of = harm[harm["run"].isin(runs)]
+    table = harm_figure(of, id="harm-decided", title="").table
+    assert table is not None
+    return replace(table, caption="Malignant and urgent conditions: right, deferred or missed", is_flat=True)
 
 
 def _kept_table(kept: pd.DataFrame) -> Table:

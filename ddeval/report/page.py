@@ -7,6 +7,7 @@ by the template; the only markup passed through is drawn by `ddeval.report.figur
 
 import base64
 import hashlib
+import re
 from importlib import resources
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -30,6 +31,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["breakable"] = breakable
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_source_hash(style)}'; "
         f"script-src '{_source_hash(script)}'; base-uri 'none'; form-action 'none'"
@@ -38,6 +40,16 @@ def render(page: Page) -> str:
         page=page, style=Markup(style), script=Markup(script), csp=policy
     )
     return html.rstrip() + "\n"
+
+
+def breakable(text: str) -> Markup:
+    """Text, escaped, that may break into lines after the signs that join the parts of a checkpoint's name.
+
+    >>> breakable("gen2a_port+<b>")
+    Markup('gen2a_<wbr>port+<wbr>&lt;b&gt;')
+    """
+    parts = re.split(r"(?<=[_+/])(?=\w)", text)
+    return Markup("<wbr>").join(parts)
 
 
 def _asset(name: str) -> str:

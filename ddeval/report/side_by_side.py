@@ -149,14 +149,16 @@ def _pairs_table(runs: Sequence[RunTables], candidate: RunTables, colours: Colou
         row = [Cell(words, link=link, filters=words)]
         for run in runs:
             pair = pairs[run.name].get((label, predicted))
-            share = f"{shown(pair['share_of_label'], 'percent')} of the label" if pair else ""
+            share = shown(pair["share_of_label"], "percent") if pair else ""
             row.append(
                 Cell(shown(pair["n"] if pair else 0, "count"), sub=share, sort=pair["n"] if pair else 0)
             )
         rows.append(row)
     columns = [Column("Label → answer", is_number=False)]
     columns += [Column(run.name, series=colours[run.name]) for run in runs]
-    caption = f"The {shown(len(rows), 'count')} pairs {candidate.name} confuses most, in photographs"
+    caption = (
+        f"The {shown(len(rows), 'count')} pairs {candidate.name} confuses most, and their share of the label"
+    )
     return Table("pairs", caption, columns, rows)
 
 

@@ -146,15 +146,18 @@ def gate_answers(
                 **found._asdict(),
             }
         )
-    return {"run": run, "baseline": baseline, **_verdict(run, [c["answer"] for c in criteria])} | {
-        "criteria": criteria
-    }
+    return {"run": run, "baseline": baseline, **_verdict(run, criteria)} | {"criteria": criteria}
 
 
-def _verdict(run: str, answers: Sequence[Answer]) -> dict[str, str]:
-    counts = {word: answers.count(word) for word in ("pass", "fail", "cannot tell")}
-    said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
-    return {"answer": overall(answers), "sentence": f"{run}: {said}."}
+def _verdict(run: str, criteria: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The answer of the whole gate, and how many criteria gave which; all that do not pass by name."""
+    named: dict[Answer, list[str]] = {"pass": [], "fail": [], "cannot tell": []}
+    for criterion in criteria:
+        named[criterion["answer"]].append(criterion["name"])
+    said = [f"{len(names)} {word}" for word, names in named.items() if names and word == "pass"]
+    said += [f"{len(names)} {word} ({'; '.join(names)})" for word, names in named.items()
+             if names and word != "pass"]  # fmt: skip
+    return {"answer": overall(c["answer"] for c in criteria), "sentence": f"{run}: {', '.join(said)}."}
 
 
 def _of_comparison(

@@ -54,7 +54,7 @@ def test_a_page_is_small_enough_to_be_sent_and_holds_its_photographs(made: Made,
         print(f"{page.name}: {page.stat().st_size:,} bytes, photographs {galleries}")
         assert len(galleries) == n_galleries
         assert min(galleries) > 0
-        assert f"{made.n_images:,}" in driver.find_element("css selector", ".measured").text
+        assert f"{made.n_images:,}" in driver.find_element("css selector", ".top").text
         assert page.stat().st_size <= MEETING_SIZE
 
 
@@ -95,3 +95,12 @@ def test_a_page_drawn_twice_has_the_same_bytes(made: Made, tmp_path: Path) -> No
     write_compare_report(made.folder / "page", tmp_path / "page.html", date=DATE, photos=True)
     for page in made.pages:
         assert io.read_text(tmp_path / page.name) == io.read_text(page)
+
+
+def test_the_decision_is_on_the_first_screen_and_the_table_begins_on_it(made: Made, driver: Chrome) -> None:
+    """At 1280 by 1080 pixels."""
+    show(driver, made.pages[1], width=WINDOW)
+    tops = "return ['gate', 'round-1-table'].map(id => document.getElementById(id).getBoundingClientRect().top)"
+    decision, table = driver.execute_script(tops)
+    assert decision < 400
+    assert table < 1080
