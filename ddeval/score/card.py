@@ -6,6 +6,7 @@ so that no answer depends on timing. One thread hands the engines what has been 
 time, and resizes what comes back by `ddeval.score.resizing`, on a stream beside the model's.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -28,6 +29,10 @@ from ddeval.score.resizing import can_resize, resized, upright
 
 if TYPE_CHECKING:
     from ddeval.score.feed import Crew
+
+# The decoder works in fourteen streams. Of CUDA's eight usual ways to the card some would be the model's too,
+# and what stands there behind a whole batch waits for it. Read when the card is first asked for anything.
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 TOGETHER = 28
 """Photographs decoded in one call: four rounds of the seven engines of an H100."""
@@ -109,9 +114,9 @@ class Card:
         self._pixels = torch.empty(self.buffers.shape, dtype=torch.uint8, device=device)
         self._is_here = torch.zeros(self.buffers.shape[:2], dtype=torch.bool)
         # its few short kernels go first; the model's fill the card for the rest of the time
-        self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+        self._stream = _stream(device)
+        self._decoding = _stream(device)  # what is decoded lies in memory that nothing else is given
+        self._shown: Sequence[Tensor | None] = ()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._is_closing = False
         self._readers = ThreadPoolExecutor(READERS)
@@ -177,7 +182,7 @@ class Card:
 
     def _work(self) -> None:
         """What the decoding thread does: whatever has been read, until it is told to end."""
-        with self._beside_the_model():
+        with _on(self._stream):
             while (job := self._jobs.get()) is not None:
                 jobs: list[_Job | None] = [job]
                 while len(jobs) < TOGETHER and jobs[-1] is not None:
@@ -190,12 +195,15 @@ class Card:
                 if jobs[-1] is None:
                     return
 
-    def _beside_the_model(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
-
     def _fill(self, jobs: Sequence[_Job]) -> None:
         try:
-            for job, image in zip(jobs, self._decoded(jobs), strict=True):
+            with _on(self._decoding):
+                images = self._decoded(jobs)
+            if self._stream is not None and self._decoding is not None:
+                self._stream.wait_stream(self._decoding)
+                self._stream.synchronize()  # the last call's were read; the decoder may write there again
+            self._shown = images
+            for job, image in zip(jobs, images, strict=True):
                 if image is None:
                     self._pass_on(job.buffer, job.place, job.row, job.future)
                     continue
@@ -216,6 +224,16 @@ class Card:
             raise
         except RuntimeError:
             return [None] if len(jobs) == 1 else [self._decoded([job])[0] for job in jobs]
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+
+
+def _on(stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
+    return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
 def _tensor(content: bytes) -> Tensor:
