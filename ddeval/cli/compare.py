@@ -32,6 +32,10 @@ def compare(
         str | None, typer.Option(help="Label overlay: v0 (the manifest's), v1, a file.")
     ] = None,
     common: Annotated[bool, typer.Option("--common", help="Compare the images all runs share.")] = False,
+    audit: Annotated[
+        list[Path] | None,
+        typer.Option(help="Audit folder whose queue was read; may be repeated [RUN/audit]."),
+    ] = None,
     reported: Annotated[
         Path | None, typer.Option(help="CSV of typed-in numbers: run, metric, value, notes.")
     ] = None,
@@ -56,6 +60,7 @@ def compare(
         tuple(runs), baseline, labels, common, gate, candidate, tuple(bench or []), tuple(abstain or []),
         tuple(ensemble or []), reported,
         conditions=conditions, prevalence=shares(prevalence), seed=seed, n_resamples=n_resamples,
+        audits=tuple(audit) if audit else None,
     )  # fmt: skip
     today, project = datetime.now(UTC).strftime("%Y-%m-%d"), find_project()
     if out is not None:

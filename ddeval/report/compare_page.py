@@ -19,6 +19,7 @@ from ddeval.report.comparison import (
     difference_sentence,
     flips_gallery,
     forest,
+    readers_table,
     round_1_table,
     series_of,
     versions_table,
@@ -134,7 +135,7 @@ def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page
     )  # fmt: skip
     reported = Reported(
         n_looks=len(facts.get("looks", [])), attributes=attributes, has_net_benefit="net_benefit" in tables,
-        n_readers=len(tables.get("readers", [])), has_photos=has_photos,
+        n_readers=_n_readers(tables.get("readers")), has_photos=has_photos,
     )  # fmt: skip
     return Page(
         eyebrow=_measured(compared, date=date, has_photos=has_photos),
@@ -177,6 +178,10 @@ def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page
         "JSON twin. This file needs no network and sends nothing.",
         provenance={"page": "comparison", "comparison": compared.folder.name, "date": date, "photos": photos},
     )
+
+
+def _n_readers(readers: pd.DataFrame | None) -> int:
+    return 0 if readers is None else readers.loc[~readers["is_checkpoint"], "reader"].nunique()
 
 
 def _decided(compared: ComparisonTables) -> Sequence[str]:
@@ -236,8 +241,10 @@ def _round_1_section(compared: ComparisonTables) -> Section:
             "such samples, all pairs taken together."
         )
         blocks.append(Text(note, style="note"))
-    if "readers" not in tables:
-        supply = "Human readers: not available. This comparison was given no readings of a closed batch."
+    if "readers" in tables:
+        blocks.append(readers_table(tables["readers"], colours=compared.colours))
+    else:
+        supply = "Human readers: not available. Freeze a batch that was read and score the runs under it."
         blocks.append(Text(supply, style="missing"))
     if "versions" in tables:
         blocks.append(versions_table(tables["versions"], colours=compared.colours))

@@ -64,8 +64,8 @@ def round_1_table(
     reported : DataFrame, optional
         `run, metric, value, notes` of checkpoints whose numbers were typed in: no interval, no test.
     readers : DataFrame, optional
-        `reader, metric, value, ci_low, ci_high, n_cases, notes`: each reader against the consensus of the
-        others, and the checkpoints on the same cases.
+        `reader, is_checkpoint, metric, value, ci_low, ci_high, n_cases, notes`: each reader against the
+        consensus of the others. Checkpoints on the same cases stand in `readers_table`.
     """
     runs = list(dict.fromkeys(values["run"]))
     colours = series_of(runs)
@@ -85,7 +85,7 @@ def round_1_table(
         row += [_value_cell(held.get((run, name)), name) for name in numbers[2:]]
         rows.append(row + _cost_cells(described.get((run,), {})))
     rows += [] if reported is None else _reported_rows(reported, numbers)
-    rows += [] if readers is None else _reader_rows(readers, numbers)
+    rows += [] if readers is None else _reader_rows(readers[~readers["is_checkpoint"]], numbers)
     columns = [
         Column("Checkpoint", is_number=False),
         Column("Top-1"),
@@ -144,6 +144,37 @@ def versions_table(versions: pd.DataFrame, *, colours: Mapping[str, int], id: st
         "out” is the same number with the given label wherever it alone proposed the case."
     )
     return Table(id, "The same checkpoints under each version of the labels", columns, rows, note=note)
+
+
+def readers_table(readers: pd.DataFrame, *, colours: Mapping[str, int], id: str = "readers-table") -> Table:
+    """Readers and checkpoints on the same cases, each against panels of the other readers.
+
+    Parameters
+    ----------
+    readers : DataFrame
+        As `round_1_table` takes it, with the rows of the checkpoints.
+    """
+    rows = []
+    for who, held in readers.groupby("reader", sort=False):
+        of = _by(held, "metric")
+        is_checkpoint, n = bool(held["is_checkpoint"].iloc[0]), held["n_cases"].iloc[0]
+        name = (
+            Cell(str(who), sub="checkpoint", series=colours.get(str(who)))
+            if is_checkpoint
+            else Cell(f"reader {who}")
+        )
+        values = [_value_cell(of.get((metric,)), metric) for metric in ROUND_1[:2]]
+        rows.append([name, *values, Cell(shown(n, "count"), sort=n)])
+    titles = ("First answer is theirs", "Among the first three", "Cases")
+    columns = [Column("Who", is_number=False), *(Column(title) for title in titles)]
+    note = (
+        "How often the class that most of the other readers put first is named. A checkpoint answers by "
+        "case, all classes allowed, and is held against panels that lack one reader each. The cases were "
+        "chosen for vetting, so these numbers are not those of the whole split, and a checkpoint above a "
+        "reader is no proof that it is as good."
+    )
+    caption = "Readers and checkpoints on the cases that two or more readers read"
+    return Table(id, caption, columns, rows, note=note)
 
 
 def best_sentence(best: pd.DataFrame, metric: str) -> str:
@@ -334,7 +365,7 @@ def _reader_rows(readers: pd.DataFrame, numbers: Sequence[str]) -> list[list[Cel
     for reader, held in readers.groupby("reader", sort=False):
         of = {str(row["metric"]): row for row in held.to_dict("records")}
         n = shown(held["n_cases"].iloc[0], "count")
-        row = [Cell(str(reader), sub="reader, against the others")]
+        row = [Cell(f"reader {reader}", sub="against the other readers")]
         row += [_value_cell(of.get(m), m) for m in numbers[:2]]
         row += [Cell("–")] + [_value_cell(of.get(m), m) for m in numbers[2:]]
         notes = "; ".join([f"{n} cases", *dict.fromkeys(str(x) for x in held["notes"] if x)])

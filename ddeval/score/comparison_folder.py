@@ -28,10 +28,11 @@ from ddeval.score.evaluate import N_GALLERY, image_roots, with_thumbnails, write
 from ddeval.score.gate import LATENCY, gate_answers, latency, read_gate
 from ddeval.score.numbers import OVERLAYS, TOLD_OF_RULE, Numbers, numbers
 from ddeval.score.stakes import conditions_for
+from ddeval.score.versions import audits_of, readers_table, readings_of, shared_overlays, versions_table
 
 COMPARISON_FILE = "comparison.json"
-PATHS = ("gate", "reported", "conditions", "overlays")
-SEVERAL = ("runs", "bench", "abstain")
+PATHS = ("gate", "reported", "conditions", "overlays", "readings")
+SEVERAL = ("runs", "bench", "abstain", "versions", "audits")
 """What of a comparison is several paths."""
 REPORTED = ("run", "metric", "value", "notes")
 """Columns of a table of checkpoints whose numbers were typed in."""
@@ -63,19 +64,25 @@ class Asked:
     seed: int = 0
     n_resamples: int = N_RESAMPLES
     overlays: Path = OVERLAYS
+    versions: tuple[Path, ...] | None = None
+    """Overlays the checkpoints stand under side by side; where None those every run was scored under."""
+    audits: tuple[Path, ...] | None = None
+    """Whose queues say which checkpoint proposed a case; where None those in the folders of the runs."""
+    readings: Path | None = None
+    """What readers said; where None what lies beside the last of the overlays."""
 
     def made_from(self) -> dict[str, Any]:
         """As JSON, files by their full path."""
         held = asdict(self)
-        held |= {name: [str(path.resolve()) for path in held[name]] for name in SEVERAL}
+        held |= {name: [str(path.resolve()) for path in held[name] or ()] for name in SEVERAL}
         return held | {name: str(held[name].resolve()) for name in PATHS if held[name] is not None}
 
     @classmethod
     def of(cls, made_from: Mapping[str, Any]) -> "Asked":
         """The inverse of `made_from`."""
-        held = {name: made_from[name] for name in cls.__dataclass_fields__}
-        held |= {name: Path(held[name]) for name in PATHS if held[name] is not None}
-        held |= {name: tuple(Path(path) for path in held[name]) for name in SEVERAL}
+        held = {name: made_from[name] for name in cls.__dataclass_fields__ if name in made_from}
+        held |= {name: Path(held[name]) for name in PATHS if held.get(name) is not None}
+        held |= {name: tuple(Path(path) for path in held.get(name, ())) for name in SEVERAL}
         held["ensembles"] = tuple(held["ensembles"])
         return cls(**held)
 
@@ -143,6 +150,16 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
     tables["parity"] = parity(joined, baseline, None if of_parity is None else read_rule(of_parity))
     if asked.ensembles:
         tables["ensembles"] = ensemble_gains(joined, asked.ensembles, **draws)
+    asked = _with_vetting(asked, joined)
+    assert asked.versions is not None
+    assert asked.audits is not None
+    if asked.versions:
+        tables["versions"] = versions_table(
+            joined, asked.versions, audits=asked.audits, ensembles=asked.ensembles,
+            is_common=asked.is_common, **draws,
+        )  # fmt: skip
+    if asked.readings is not None:
+        tables["readers"] = readers_table(joined, io.read_parquet(asked.readings)[0], **draws)
     if asked.reported is not None:
         tables["reported"] = read_reported(asked.reported)
     facts = {
@@ -165,6 +182,18 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         "made_from": asked.made_from(),
     }
     return Compared(joined, tables, facts)
+
+
+def _with_vetting(asked: Asked, joined: Joined) -> Asked:
+    """What was asked, with the overlays, audits and readings that are there where none were named."""
+    versions = shared_overlays(joined) if asked.versions is None else asked.versions
+    own = next(iter(joined.judged.values())).overlay_path
+    if own is not None and asked.versions is None:
+        versions = tuple(dict.fromkeys([*(path.resolve() for path in versions), own.resolve()]))
+    audits = audits_of(joined) if asked.audits is None else asked.audits
+    first = asked.versions is None and asked.readings is None
+    readings = readings_of(versions) if first else asked.readings
+    return replace(asked, versions=versions, audits=audits if versions else (), readings=readings)
 
 
 def write(made: Compared, out: Path, *, note: Callable[[str], None] = lambda line: None) -> dict[str, Any]:

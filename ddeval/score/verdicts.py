@@ -186,6 +186,14 @@ def _answers(
     return Answers(found[0], found[1], is_inside)
 
 
+def nominated_alone(items: pd.DataFrame, names: Sequence[str]) -> set[str]:
+    """Ranked cases of a queue that the checkpoint called one of `names` alone put there."""
+    if "proposers" not in items:
+        return set()
+    mine = items["proposers"].isin(list(names)) & items["kind"].eq("ranked")
+    return set(items.loc[mine, "case_id"])
+
+
 def given_labels(manifest: pd.DataFrame) -> pd.Series:
     """Given label of each case: its first image's."""
     cases = (

@@ -29,6 +29,7 @@ from ddeval.score.verdicts import (
     drawn_sample,
     given_labels,
     image_answers,
+    nominated_alone,
     overlay_path,
 )
 from ddeval.tables import LOCKED
@@ -249,11 +250,7 @@ def _without_own(
     A model that proposes which labels are checked has its own disagreements corrected and nobody else's.
     """
     name = str(found.facts["checkpoint"]["name"])
-    own: set[str] = set()
-    for batch in batches:
-        if "proposers" in batch.items:
-            mine = batch.items["proposers"].isin([name, run.name]) & batch.items["kind"].eq("ranked")
-            own |= set(batch.items.loc[mine, "case_id"])
+    own = {case for batch in batches for case in nominated_alone(batch.items, (name, run.name))}
     if not own:
         return None
     case_ids = found.predictions.frame["case_id"]

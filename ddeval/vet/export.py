@@ -15,6 +15,7 @@ from ddeval import io, tables
 from ddeval.data.manifest import with_cases
 from ddeval.errors import InputError
 from ddeval.vet.batches import read_batch
+from ddeval.vet.consensus import Answer
 from ddeval.vet.outcomes import CaseOutcome, case_outcomes
 from ddeval.vet.pairs import decisions
 from ddeval.vet.reading import answers, reported_cases
@@ -37,6 +38,10 @@ def freeze(
     image_sha256: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the overlay `folder/<split>-v<n>.parquet` and return its path.
+
+    Beside it, in `folder/readings/` under the same name, what each blind first reading said: `case_id`,
+    `reader` and `answers`, the classes surest first, none after an exit. `ddeval compare` sets readers beside
+    checkpoints with it.
 
     The number follows the last overlay of the split. When nothing changed since, that overlay is
     returned and nothing is written: freezing is idempotent.
@@ -96,7 +101,9 @@ def freeze(
     version = f"v{number + 1}"
     frame["overlay_version"] = version
     report = store.verify()
+    readings = pd.concat([_first_readings(store, batch.name, class_of) for batch in opened])
     path = folder / f"{split}-{version}.parquet"
+    io.write_parquet(folder / "readings" / path.name, readings.sort_values(["case_id", "reader"]))
     io.write_parquet(
         path,
         frame[list(tables.LABELS.names)],
@@ -170,6 +177,23 @@ def _images(
             }
         )
     return rows
+
+
+def _first_readings(store: Store, batch: str, class_of: Mapping[str, str]) -> pd.DataFrame:
+    """`case_id, reader, answers` of the blind first readings of a batch."""
+    given = answers(store, batch)
+    first = given[(given["kind"] == "reading") & (given["reading_no"] == 1)]
+    said = [_classes(answer, class_of) for answer in first["answer"]]
+    return pd.DataFrame({"case_id": first["case_id"], "reader": first["actor"], "answers": said})
+
+
+def _classes(answer: Answer, class_of: Mapping[str, str]) -> list[str]:
+    """The classes an answer names, surest first: by confidence where there is one, else in their order."""
+    names = list(answer.diagnoses)
+    if answer.confidences:
+        order = sorted(range(len(names)), key=lambda i: -answer.confidences[i])
+        names = [names[i] for i in order]
+    return list(dict.fromkeys(class_of[name] for name in names))
 
 
 def _poor_photographs(store: Store, batch: str) -> dict[str, float]:
