@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from ddeval import io
 from ddeval.cli import app
 from ddeval.cli.auditing import audit_runs
+from ddeval.score.comparison import compared
 from ddeval.score.evaluate import evaluate
 from ddeval.score.file_run import execute_file, prepare_file
 from ddeval.score.foreign import read_file
@@ -84,6 +85,18 @@ def test_the_values_are_those_each_run_has_under_that_version(vetted):
                 assert row["value"] == pytest.approx(told[metric]["value"])
                 assert row["n_images"] == told[metric]["n_images"]
                 assert row["ci_low"] <= row["value"] <= row["ci_high"]
+
+
+def test_a_number_has_the_interval_it_has_in_the_table_of_the_round(vetted):
+    _, runs, _ = vetted
+    joined = join(runs)
+    values = compared(joined, baseline=None, n_resamples=20).values
+    table = table_of(vetted)
+    for run in joined.names:
+        there = cell(values, run=run, metric="top_1_accuracy", subset="all")
+        here = cell(table, run=run, labels="v0", metric="top_1_accuracy")
+        for name in ("value", "ci_low", "ci_high"):
+            assert here[name] == pytest.approx(there[name]), (run, name)
 
 
 def test_what_a_checkpoint_proposed_alone_keeps_its_given_label_in_its_own_left_out_number(vetted):
