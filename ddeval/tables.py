@@ -169,6 +169,7 @@ LABELS = Table(
         Column("readers", "list"),
         Column("basis"),
         Column("overlay_version"),
+        _optional("first_answers", "list"),
     ),
 )
 

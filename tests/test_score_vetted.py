@@ -135,6 +135,63 @@ def test_a_second_batch_narrows_the_interval_and_keeps_the_truth(part):
     assert row["ci_low"] <= planted.right["is_right"].mean() <= row["ci_high"]
 
 
+def cannot_always_tell(rng, label):
+    """Never wrong, and 15 % cannot be told."""
+    return Answer(exit="cannot_tell") if rng.random() < 0.15 else Answer((label,))
+
+
+def test_a_reader_who_cannot_tell_is_not_in_error(tmp_path):
+    """A class against "cannot tell" is no disagreement: readers who are never wrong need no correction."""
+    planted = vetted(tmp_path, n_cases=80, n_queue=95, reads=cannot_always_tell)
+    result = measured(planted.run, overlays=tmp_path / "labels")
+    assert result["reference"]["rules"]["adjudicated"] > 10
+    error = result["reader_error"]
+    assert (error["disagreement"], error["reader"], error["miss"]) == (0, 0, 0)
+    frame, metadata = io.read_parquet(tmp_path / "labels" / "test-v1.parquet")
+    by_case = frame.drop_duplicates("case_id").set_index("case_id")
+    said = by_case["first_answers"].map(lambda answers: "cannot_tell" not in answers)
+    assert error["n_pairs"] == said.sum() < 80
+    named = [c for c, labels in by_case["labels"].items() if len(labels)]
+    right = planted.right[planted.right["case_id"].isin(named)]["is_right"]
+    assert cell(result)["value"] == pytest.approx(right.mean())
+
+    old = tmp_path / "old.parquet"  # frozen before the column was written
+    io.write_parquet(old, frame.drop(columns="first_answers"), metadata=metadata)
+    with pytest.raises(InputError, match=r"cases on which readers differ.*vet freeze"):
+        measured(planted.run, labels=str(old), overlays=tmp_path / "labels")
+    agreed = frame[frame["rule"] == "agreed"].drop(columns="first_answers")
+    io.write_parquet(old, agreed, metadata=metadata)
+    again = measured(planted.run, labels=str(old), overlays=tmp_path / "labels")
+    assert (
+        again["reader_error"]["n_pairs"]
+        == (by_case["rule"].eq("agreed") & by_case["labels"].map(len).gt(0)).sum()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", [0.0, 0.08])
+def test_readers_who_cannot_always_tell_do_not_move_the_value(tmp_path, wrong):
+    """40 splits through the store; sd of one error is .02, that of their mean .003."""
+    errors, held = [], 0
+    for seed in range(40):
+        folder = tmp_path / str(seed)
+
+        def reads(rng, label):
+            others = [name for name in CLASSES if name != label]
+            if rng.random() < 0.15:
+                return Answer(exit="cannot_tell")
+            return Answer((str(rng.choice(others)) if rng.random() < wrong else label,))
+
+        planted = vetted(folder, n_cases=400, n_queue=160, reads=reads, seed=seed)
+        row = cell(measured(planted.run, overlays=folder / "labels"))
+        truth = planted.right["is_right"].mean()
+        errors.append(row["value"] - truth)
+        held += row["ci_low"] <= truth <= row["ci_high"]
+    print(f"wrong {wrong}: bias {np.mean(errors):.4f}, covered {held} of 40")
+    assert abs(np.mean(errors)) < 0.009
+    assert held >= 36
+
+
 def test_truth_of_another_run_needs_the_audit_the_cases_came_from(part, tmp_path):
     """A worse model on the same cases is measured by the same verdicts."""
     planted, _ = part

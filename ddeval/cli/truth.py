@@ -55,14 +55,7 @@ def _say(result: dict[str, Any]) -> None:
             f"{name.replace('_', ' ')}: {console.value(share['value'], 'percent')} of cases "
             f"({console.interval(share, 'percent')}; {share['n_cases']} seen)"
         )
-    error = result["reader_error"]
-    console.say(
-        f"reader error: two readers differ on {console.value(error['disagreement'], 'percent')} of "
-        f"{error['n_pairs']} cases; the consensus misses about {console.value(error['miss'], 'percent')} "
-        "(inside the strict intervals)"
-        if error
-        else "reader error: unknown, no case was read twice; it is not inside the intervals"
-    )
+    _say_reader_error(result["reader_error"])
     console.say(f"on the labels as given: {console.value(result['as_given'], 'percent')}")
     console.say(
         f"corrected where vetted (biased: only some labels were checked): "
@@ -74,6 +67,19 @@ def _say(result: dict[str, Any]) -> None:
             f"{console.value(result['corrected_without_own_nominations'], 'percent')}"
         )
     _say_errors(result)
+
+
+def _say_reader_error(error: dict[str, Any] | None) -> None:
+    if error is None:
+        console.say(
+            "reader error: unknown, no case got a class from two readers; it is not inside the intervals"
+        )
+        return
+    differ, miss = (console.value(error[name], "percent") for name in ("disagreement", "miss"))
+    console.say(
+        f"reader error: two readers name different classes on {differ} of {error['n_pairs']} cases; "
+        f"the consensus misses about {miss} (inside the strict intervals)"
+    )
 
 
 def _say_errors(result: dict[str, Any]) -> None:

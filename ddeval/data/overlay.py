@@ -24,7 +24,8 @@ class Overlay:
     """One frozen overlay."""
 
     frame: pd.DataFrame
-    """LABELS; `labels` is a list of {"label", "weight"}, heaviest first."""
+    """LABELS; `labels` is a list of {"label", "weight"}, heaviest first, `first_answers` the class or exit
+    that each blind reader of the case put first (no column in overlays frozen before it was written)."""
     version: str
     split: str
     metadata: dict[str, Any]

@@ -206,6 +206,13 @@ def estimate(
         gain = 1.0 - reader_error.miss - reader_error.false_hit
         value = (value - reader_error.false_hit) / gain
         shift, third = shift / gain, third / gain**3
+        # the finite-population correction has taken a part of the readers' chance errors with it
+        chance = sum(
+            share * p * (1 - p)
+            for share, p in ((value, reader_error.miss), (1 - value, reader_error.false_hit))
+        )
+        read = drawn.sum((1 - drawn.missing) * (drawn.relative * counted) ** 2) / drawn.n**2
+        variance += max(chance, 0.0) * float(weight**2 @ read) / whole**2
         variance = (variance + (value * reader_error.miss_se) ** 2) / gain**2
     low, high = interval(value, shift, variance, third, confidence_level)
     left = float(weight @ drawn.mean(size[index] * ~has_verdict)) / float(weight @ drawn.mean(size[index]))

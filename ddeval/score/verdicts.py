@@ -4,6 +4,7 @@ Joins the cases an audit was drawn from (`cases.parquet`) with a frozen overlay 
 Estimates are made from it in `ddeval.score.vetted`.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ddeval.data.overlay import Overlay
+from ddeval.data.overlay import EXCLUDED, Overlay
 from ddeval.errors import InputError
 from ddeval.metrics.arrays import softmax
 from ddeval.metrics.readings import closed_set
@@ -52,8 +53,10 @@ def case_verdicts(batches: Sequence[Batch], overlay: Overlay, given: pd.Series) 
     """A row a case of the first batch's frame, indexed by `case_id`.
 
     `state` is the outcome of the overlay or `not read`; `labels` the weights of the consensus (None without
-    one); `rule`; `differ` is 1 where two blind readers differed, 0 where they agreed, NaN else; `given_label`
-    (from `given`, by case_id); `n_images`, `label_quality`, `stratum`.
+    one); `rule`; `differ` is 1 where two blind readers named different classes, 0 where the same one, NaN
+    where not two named any (a reader who cannot tell is not in error), and the share of pairs for more than
+    two; `third` is 1 where the class is an adjudicator's, 0 where readers agreed on it, NaN without one;
+    `given_label` (from `given`, by case_id); `n_images`, `label_quality`, `stratum`.
     """
     base = batches[0].cases
     table = base.set_index("case_id")[["n_images", "label_quality", "stratum"]].copy()
@@ -74,10 +77,35 @@ def case_verdicts(batches: Sequence[Batch], overlay: Overlay, given: pd.Series) 
     held: list[Any] = [{str(label): 1.0} if locked else read for locked, label, read in known]
     table["labels"] = pd.Series(held, index=table.index, dtype=object)
     table.loc[is_locked, ["state", "rule"]] = ["keep", "histology"]
-    has_class = table["labels"].notna()
-    differ = table["rule"].map({"agreed": 0.0, "adjudicated": 1.0, "open": 1.0})
-    table["differ"] = differ.where(has_class | table["rule"].eq("open"))
+    third = table["rule"].map({"agreed": 0.0, "adjudicated": 1.0})
+    table["third"] = third.where(table["labels"].notna())
+    first_answers = _first_answers(by_case, overlay).where(is_read & ~is_locked)
+    table["differ"] = first_answers.map(_share_of_pairs, na_action="ignore").astype(np.float64)
     return table
+
+
+def _first_answers(by_case: pd.DataFrame, overlay: Overlay) -> pd.Series:
+    """What the blind readers of each case put first; where an older overlay cannot tell, an InputError."""
+    if "first_answers" in by_case:
+        return by_case["first_answers"]
+    n_unknown = int(by_case["rule"].isin(["adjudicated", "open"]).sum())
+    if n_unknown:
+        raise InputError(
+            f"overlay {overlay.split}-{overlay.version}",
+            f"{n_unknown} cases on which readers differ, without what each of them said (an older overlay)",
+            expected="a column first_answers",
+            todo="Freeze the batches again with `ddeval vet freeze`.",
+        )
+    agreed = by_case["rule"].eq("agreed") & (by_case["labels"].map(len, na_action="ignore") > 0)
+    heaviest = by_case.loc[agreed, "labels"].map(lambda labels: [labels[0]["label"]] * 2)
+    return heaviest.reindex(by_case.index)
+
+
+def _share_of_pairs(answers: Sequence[str]) -> float:
+    """Of all pairs of readings that name a class, the share that name two; NaN without a pair."""
+    classes = [answer for answer in answers if answer not in EXCLUDED]
+    pairs = list(itertools.combinations(classes, 2))
+    return sum(one != other for one, other in pairs) / len(pairs) if pairs else float("nan")
 
 
 def drawn_sample(batch: Batch, table: pd.DataFrame) -> tuple[Sample, Floats, npt.NDArray[np.object_]]:

@@ -157,7 +157,8 @@ def _reader_error(table: pd.DataFrame, sample: Sample) -> ReaderError | None:
     """Error of the consensus over the split; None without a double reading. Locked cases have none."""
     weights = 1 / sample.inclusion_probability
     rows = table.iloc[sample.index]
-    error = consensus_error(rows["differ"].to_numpy(dtype=np.float64), weights=weights)
+    differ, third = (rows[name].to_numpy(dtype=np.float64) for name in ("differ", "third"))
+    error = consensus_error(differ, third=third, weights=weights)
     if error.n_pairs == 0:
         return None
     has_class = rows["labels"].notna().to_numpy()

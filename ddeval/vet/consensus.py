@@ -125,11 +125,11 @@ def consensus(
         return _decided([adjudication], "adjudicated", given_label, class_of)
     if len(answers) < 2:
         return Consensus("unresolved", "single")
-    first = Counter(_first(answer, class_of) for answer in answers)
+    first = Counter(put_first(answer, class_of) for answer in answers)
     name, votes = first.most_common(1)[0]
     if votes * 2 <= len(answers):
         return Consensus("unresolved", "open")
-    agreeing = [answer for answer in answers if _first(answer, class_of) == name]
+    agreeing = [answer for answer in answers if put_first(answer, class_of) == name]
     return _decided(agreeing, "agreed", given_label, class_of)
 
 
@@ -144,7 +144,8 @@ def verdict(given_label: str | None, labels: Mapping[str, float]) -> Verdict:
     return "keep" if weight >= max(labels.values()) - 1e-12 else "compatible"
 
 
-def _first(answer: Answer, class_of: Mapping[str, str]) -> str:
+def put_first(answer: Answer, class_of: Mapping[str, str]) -> str:
+    """The class of most weight in an answer, or its exit: what readings must share to agree."""
     return answer.exit or next(iter(_by_class(differential(answer), class_of)))
 
 

@@ -173,6 +173,7 @@ def _images(
                 "confidence": labels[0]["weight"] if labels else None,
                 "rule": outcome.consensus.rule,
                 "readers": list(outcome.readers),
+                "first_answers": list(outcome.first_answers),
                 "basis": "histology" if outcome.consensus.rule == "histology" else "reading",
             }
         )
@@ -228,6 +229,7 @@ def _duplicates(
                     "confidence": None,
                     "rule": "pair",
                     "readers": [pair["reader"]],
+                    "first_answers": [],
                     "basis": "reading",
                 }
                 for image_id in own

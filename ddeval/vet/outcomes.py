@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ddeval.vet.batches import Batch, read_items
-from ddeval.vet.consensus import Answer, Consensus, consensus
+from ddeval.vet.consensus import Answer, Consensus, consensus, put_first
 from ddeval.vet.reading import answers, reported_cases
 from ddeval.vet.store import Store
 
@@ -33,6 +33,8 @@ class CaseOutcome:
     """Of the readings so far, also where they are not complete."""
     readers: tuple[str, ...]
     """Codes in the order of reading, the adjudicator last."""
+    first_answers: tuple[str, ...]
+    """Class or exit that each blind first reading puts first, in that order; no adjudication."""
 
 
 def case_outcomes(store: Store, batch: Batch, *, class_of: Mapping[str, str]) -> list[CaseOutcome]:
@@ -70,6 +72,7 @@ def case_outcomes(store: Store, batch: Batch, *, class_of: Mapping[str, str]) ->
                     label_basis=basis,
                 ),
                 readers=(*(actor for actor, _ in readings), *((adjudicator,) if adjudicator else ())),
+                first_answers=tuple(put_first(answer, class_of) for _, answer in readings),
             )
         )
     return outcomes
