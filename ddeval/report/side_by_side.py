@@ -5,12 +5,13 @@ the candidate: the one the page decides about.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from ddeval.report import figures
-from ddeval.report.cells import number_cell, runs_table, sort_key
+from ddeval.report.cells import frame_table, number_cell, runs_table, sort_key
 from ddeval.report.classes import MAX_HEAT_CLASSES, N_PAIRS, confusion_heat, falling
 from ddeval.report.components import (
     Block,
@@ -24,7 +25,7 @@ from ddeval.report.components import (
     Table,
     missing,
 )
-from ddeval.report.confidence import CALIBRATION, SELECTIVE, sets_table
+from ddeval.report.confidence import CALIBRATION, N_TABLE_ROWS, SELECTIVE, sets_table
 from ddeval.report.headline import HEADLINE
 from ddeval.report.inputs import UNKNOWN, RunTables
 from ddeval.report.measures import measure
@@ -67,7 +68,12 @@ def class_section(runs: Sequence[RunTables], candidate: RunTables, colours: Colo
         ),
     ]  # fmt: skip
     return Section(
-        "classes", "Per class", [plots[0], Folded(plots[1].title, [plots[1]]), _class_table(runs, names)]
+        "classes",
+        "Per class",
+        [
+            replace(plots[0], table=_class_table(runs, names)),
+            Folded(plots[1].title, [replace(plots[1], table=_ratio_table(runs, names, colours))]),
+        ],
     )
 
 
@@ -123,6 +129,18 @@ def _class_table(runs: Sequence[RunTables], names: Sequence[str]) -> Table:
     ]
     caption = "Every class under every checkpoint, as a table"
     return Table("class-table", caption, columns, rows, is_filterable=True, is_folded=True)
+
+
+def _ratio_table(runs: Sequence[RunTables], names: Sequence[str], colours: Colours) -> Table:
+    """How often each class is named for each time it is labelled, a column a checkpoint."""
+    about = measure("share_ratio")
+    rows = [
+        [Cell(name), *(number_cell(run.number("share_ratio", class_name=name), about.unit) for run in runs)]
+        for name in names
+    ]
+    columns = [Column("Class", is_number=False)]
+    columns += [Column(run.name, series=colours[run.name]) for run in runs]
+    return Table("share-ratio-table", f"{about.title}, as a table", columns, rows, is_folded=True)
 
 
 def confusion_section(
@@ -231,6 +249,7 @@ def abstaining_section(
             "Go left to answer fewer photographs, the surest first: a curve says what share of the answers "
             "given is then wrong. Lower is better.",
             figures.plot_risk_coverages(held, label="Risk–coverage curves; working points are in the table."),
+            table=_curves_table(runs),
             keys=keys_of(runs, colours),
         ),
         runs_table(runs, SELECTIVE, colours=colours, id="selective-table", caption="Abstaining in numbers"),
@@ -240,6 +259,21 @@ def abstaining_section(
         blocks.append(_outcome_figure([(run, table) for run, table in outcomes if table is not None]))
     blocks.append(sets_table(sets))
     return Section("abstaining", "Abstaining", blocks)
+
+
+def _curves_table(runs: Sequence[RunTables]) -> Table:
+    """Points of the risk-coverage curves, some of each checkpoint's."""
+    held = {run.name: run.curve("risk_coverage") for run in runs}
+    points = [
+        figures.thinned(curve, N_TABLE_ROWS).assign(run=name)
+        for name, curve in held.items()
+        if curve is not None
+    ]
+    table = pd.concat(points, ignore_index=True)
+    table = table[["run", *(column for column in table.columns if column != "run")]]
+    return frame_table(
+        table, id="risk-coverage-table", caption="The curves as a table", is_folded=True, is_filterable=True
+    )
 
 
 def _outcome_figure(outcomes: Sequence[tuple[RunTables, pd.DataFrame]]) -> Figure:

@@ -1,6 +1,7 @@
 """Pages with galleries in a real browser: a run's, and five checkpoints compared, as large as they come."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 from selenium.webdriver import Chrome
 
 from ddeval import io
-from ddeval.report.compare_page import write_compare_report
+from ddeval.report.compare_page import compare_page, read_comparison, write_compare_report
+from ddeval.report.components import Block, DotPlot, Figure, Folded
 from ddeval.report.html import write_run_report
-from tests.compare_fixture import DATE, make_comparison, noise
+from tests.compare_fixture import DATE, ROOT, make_comparison, noise
 from tests.e2e.chromium import PHONE, axe_source, barriers, chromium, complaints, requests_since, show
 
 pytestmark = pytest.mark.e2e
@@ -104,3 +106,34 @@ def test_the_decision_is_on_the_first_screen_and_the_table_on_the_next(made: Mad
     decision, table = (driver.execute_script(top, id) for id in ("gate", "round-1-table"))
     assert decision < 400
     assert table < 1200
+
+
+def test_every_metric_and_column_of_the_comparison_is_defined_in_the_docs(made: Made) -> None:
+    """Names stand in backquotes, alone or in a list; `open_` and the bands of perfect models once."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    defined = {name for quoted in re.findall(r"`([^`]+)`", text) for name in re.findall(r"\w+", quoted)}
+    shown = {"run-1/metrics": io.read_parquet(made.folder / "page/run-1/labels-v0/metrics.parquet")[0]}
+    shown |= {path.stem: io.read_parquet(path)[0] for path in (made.folder / "page").glob("*.parquet")}
+    assert {"values", "differences", "harm", "subgroups", "net_benefit", "ensembles"} <= set(shown)
+    for table, frame in shown.items():
+        metrics = set(frame["metric"]) if "metric" in frame else set()
+        said = {re.sub(r"_(floor_low|floor_high|p_value)$", "", m).removeprefix("open_") for m in metrics}
+        assert said <= defined, (table, said - defined)
+        assert set(frame.columns) - {"subset"} <= defined, (table, set(frame.columns) - defined)
+
+
+def test_behind_every_drawing_stands_a_table_or_the_numbers_stand_beside_the_dots(made: Made) -> None:
+    page = compare_page(read_comparison(made.folder / "page"), date=DATE, photos=True)
+    drawings = [block for section in page.sections for block in flat(section.blocks)]
+    plots = [block for block in drawings if isinstance(block, Figure | DotPlot)]
+    assert len(plots) > 10
+    for plot in plots:
+        dots = [str(row.drawing).count("<circle") for row in plot.rows] if isinstance(plot, DotPlot) else [2]
+        assert plot.table is not None or max(dots) <= 1, plot.id
+        assert plot.table is None or plot.table.rows, plot.id
+
+
+def flat(blocks: Sequence[Block]) -> Iterator[Block]:
+    """Blocks, those behind a fold too."""
+    for block in blocks:
+        yield from flat(block.blocks) if isinstance(block, Folded) else (block,)
