@@ -130,6 +130,29 @@ def test_folds_more_than_a_class_has_images_leave_that_class_unjudged_and_nothin
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.parametrize("label", ["eczema", None], ids=["one class", "all classes"])
+@pytest.mark.parametrize("start", [0, -30], ids=["no embedding", "30 without"])
+def test_folds_that_cannot_judge_say_so(planted, label, start):
+    """One class alone or no finite embedding: one line. A part without embeddings: counted and left out."""
+    labels = pd.read_csv(planted.manifest)["label"] if label is None else label
+    run = rerun(planted, split="train", label=labels)
+    n = len(pd.read_csv(planted.manifest))
+
+    def vectors(n):
+        held = np.random.default_rng(0).normal(size=(n, 6))
+        held[start:] = np.nan
+        return held
+
+    done = command(embedded(run, vectors=vectors), "--folds", 3)
+    if label is None and start:
+        assert done.exit_code == 0, done.output
+        assert "not audited: 30" in done.stderr
+        assert len(io.read_parquet(run / "audit" / "issues.parquet")[0]) == n - 30
+    else:
+        assert done.exit_code == 3, done.output
+        assert f"no head for any of the {n} images" in done.stderr
+
+
 def test_a_class_that_nobody_labels_is_listed_apart_and_has_no_health(planted):
     labels = pd.read_csv(planted.manifest)["label"].replace("other", "eczema")
     run = rerun(planted, label=labels)

@@ -31,7 +31,7 @@ def out_of_fold(
     """Probabilities (N, K) of every image from a fit that saw neither it nor its group.
 
     A class that the other folds hold no image of cannot be predicted: its column is 0 there, and where a
-    fold is left with one class or none to train on, its rows are NaN.
+    fold is left with one class or none to train on, its rows are NaN, as are those `fit_predict` says NaN of.
 
     Parameters
     ----------
@@ -72,7 +72,8 @@ def out_of_fold(
             raise ValueError(
                 f"fit_predict must return shape {(len(judged), n_classes)}, got {answer.shape} in fold {k}"
             )
-        if not (np.abs(answer.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all():
+        unjudged = np.isnan(answer).all(axis=1)
+        if not (unjudged | (np.abs(answer.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE)).all():
             raise ValueError(f"fit_predict must return rows that sum to 1; fold {k} does not")
         probs[judged] = answer
     return probs
@@ -122,23 +123,30 @@ def head_fitter(embeddings: npt.ArrayLike, labels: npt.ArrayLike, *, n_classes: 
     """A `fit_predict` for `out_of_fold`: multinomial logistic regression on stored embeddings.
 
     Columns are standardised on the training rows; the strength of the ridge is fixed, since it is the
-    ranking that counts and recalibration follows (`ddeval.audit.label_quality`).
+    ranking that counts and recalibration follows (`ddeval.audit.label_quality`). A row that is not finite
+    is left out of the fit and judged NaN; so are all where the others hold one class alone.
     """
     features = np.asarray(embeddings, dtype=np.float32)
     label_of = np.asarray(labels, dtype=np.int64)
+    is_usable = np.asarray(np.isfinite(features).all(axis=1))
 
     def fit_predict(train: Rows, judged: Rows) -> Probs:
         from sklearn.linear_model import LogisticRegression
 
+        probs = np.full((len(judged), n_classes), np.nan)
+        train, known = train[is_usable[train]], is_usable[judged]
+        if len(np.unique(label_of[train])) < 2 or not known.any():
+            return probs
         centre, scale = features[train].mean(axis=0), features[train].std(axis=0)
         scale = np.where(scale > 0, scale, 1.0) * np.sqrt(features.shape[1])
         model = LogisticRegression(C=10.0, max_iter=200)
         model.fit((features[train] - centre) / scale, label_of[train])
-        scores: Any = model.decision_function((features[judged] - centre) / scale)
+        scores: Any = model.decision_function((features[judged[known]] - centre) / scale)
         if scores.ndim == 1:  # two classes
             scores = np.column_stack([np.zeros_like(scores), scores])
-        probs = np.zeros((len(judged), n_classes))
-        probs[:, model.classes_] = softmax(scores)
+        answer = np.zeros((len(scores), n_classes))
+        answer[:, model.classes_] = softmax(scores)
+        probs[known] = answer
         return probs
 
     return fit_predict

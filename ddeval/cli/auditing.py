@@ -121,10 +121,10 @@ def audit_runs(
     subject = _subject(runs, split=split, labels=labels, data=data, with_embeddings=with_embeddings)
     for line in subject.notes:
         note(line)
-    members = subject.members
     rng = np.random.default_rng([seed, 0])
     if n_folds:
         members = _out_of_fold(runs, subject, n_folds=n_folds, rng=np.random.default_rng([seed, 1]))
+        subject = _judged(subject, members, n_folds=n_folds, note=note)
     elif subject.split == "train" and not as_given:
         raise InputError(
             "--split train",
@@ -136,7 +136,7 @@ def audit_runs(
     found = findings(
         subject.rows,
         subject.labels,
-        members,
+        subject.members,
         class_names=subject.class_names,
         features=subject.features,
         n_queue=n_queue,
@@ -331,6 +331,35 @@ def _out_of_fold(
                 f"--folds {n_folds}", str(error), expected="folds that fit the data", todo="Take fewer folds."
             ) from None
     return members
+
+
+def _judged(
+    subject: Subject,
+    members: "dict[str, npt.NDArray[np.float64]]",
+    *,
+    n_folds: int,
+    note: Callable[[str], None],
+) -> Subject:
+    """The images that heads could judge under those heads; the others are counted and leave the audit."""
+    import numpy as np
+
+    is_judged = np.logical_and.reduce([np.isfinite(probs).all(axis=1) for probs in members.values()])
+    if not is_judged.any():
+        raise InputError(
+            f"--folds {n_folds}",
+            f"no head for any of the {len(is_judged):,} images: one class alone, or no finite embeddings",
+            expected="two classes at least in the other folds, and an embedding of every image",
+            todo="Pass --as-given if the checkpoint never saw these labels; else score the run again.",
+        )
+    if is_judged.all():
+        return subject._replace(members=members)
+    note(f"images no head could judge (no finite embedding), not audited: {int((~is_judged).sum()):,}")
+    return subject._replace(
+        rows=subject.rows[is_judged].reset_index(drop=True),
+        labels=subject.labels[is_judged],
+        members={name: probs[is_judged] for name, probs in members.items()},
+        features=None if subject.features is None else subject.features[is_judged],
+    )
 
 
 def _duplicates(
