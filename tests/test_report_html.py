@@ -270,7 +270,13 @@ def test_a_page_tells_no_place_on_the_machine_and_no_name_of_a_file(tmp_path: Pa
     run = make_run(tmp_path / "run", n_images=60, n_resamples=3, class_names=("a", "b"), other_class=None)
     facts = io.read_json(run / "run.json")
     facts["manifest"]["path"] = "/home/jane/study/manifest.csv"
-    io.write_json(run / "run.json", {**facts, "image_roots": ["/home/jane/a", "/mnt/jane/b"]})
+    places = {
+        "image_roots": ["/home/jane/a", "/mnt/jane/b"],
+        "conditions": "/home/jane/conditions.yaml",
+        "overlays": {"v1": "/home/jane/labels/test-v1.parquet"},
+        "abstain": "s3://jane/rule.json",
+    }
+    io.write_json(run / "run.json", {**facts, **places})
     quarantine = {
         "image_id": ["i1"],
         "image": ["jane_doe_1971.jpg"],
@@ -280,7 +286,8 @@ def test_a_page_tells_no_place_on_the_machine_and_no_name_of_a_file(tmp_path: Pa
     io.write_parquet(run / "quarantine.parquet", pd.DataFrame(quarantine))
     page = page_of(run)
     assert "jane" not in page
-    assert "manifest.csv" in page
+    for kept in ("manifest.csv", "conditions.yaml", "test-v1.parquet", "rule.json"):
+        assert kept in page
     assert "cut off" in page
 
 
@@ -394,9 +401,11 @@ def test_a_page_of_another_run_or_of_none_is_refused(run: Path, patients_run: Pa
         redraw.provenance(tmp_path / "other.html")
 
 
-def test_the_sample_in_git_is_small_synthetic_and_closed() -> None:
-    sample = (Path(__file__).parents[1] / "reports" / "sample" / "demo.html").read_text()
+@pytest.mark.parametrize("name", ["demo", "comparison"])
+def test_a_sample_in_git_is_small_synthetic_and_closed(name: str) -> None:
+    sample = (Path(__file__).parents[1] / "reports" / "sample" / f"{name}.html").read_text()
     assert len(sample) < 1_000_000
+    assert not re.search(r">/(?:home|tmp|root|work|usr)/", sample)
     assert '<p class="stamp">SYNTHETIC</p>' in sample
     assert not re.search(r"(?:https?:|wss?:)//|@import|url\(", sample)
 

@@ -137,6 +137,8 @@ def test_a_reader_is_held_against_the_others_and_a_checkpoint_against_the_same_p
     assert top["b", "top_3_accuracy"] == (1.0, 1)
     assert top["c", "top_3_accuracy"] == (1.0, 1)
 
+    assert top["all readers", "top_1_accuracy"] == (pytest.approx((0.5 + 0.5 + 0.0) / 3), 1)
+
     at = joined.case_ids == one
     mean = np.log(joined.pred_probs["model"][at]).mean(axis=0)
     answer = CLASSES[int(mean.argmax())]
@@ -168,8 +170,12 @@ def test_the_page_shows_versions_and_readers_and_verifies(vetted, tmp_path, monk
     assert result.exit_code == 0, result.output
     page = re.sub(r"<wbr>", "", out.read_text())
     assert "v1, own proposals left out" in page
-    assert "reader ann" in page
-    assert "reader bob" in page
+    round_1, single = (
+        page.split(f'<table id="{id}"')[1].split("</table>")[0] for id in ("round-1-table", "readers-table")
+    )
+    assert "all readers" in round_1
+    assert "ann" not in round_1
+    assert {"all readers", "ann", "bob", "model", "second"} <= set(re.findall(r"[\w ]+", single))
     assert "Human readers: not available" not in page
     assert verify_comparison(tmp_path / "page").differences == ()
 

@@ -103,7 +103,10 @@ def closed_loop(
         "queues": queues,
         "report": "loop.html",
     }
-    _page(out, [*before, *after], rows, queues, plan, date=date, note=note)
+    _page(
+        out, [*before, *after], rows, queues, plan,
+        test_labels=test_labels, audit=test.folder, date=date, note=note,
+    )  # fmt: skip
     io.write_json(out / "loop.json", result)
     return result
 
@@ -316,6 +319,8 @@ def _page(
     queues: Sequence[dict[str, Any]],
     plan: Plan,
     *,
+    test_labels: Path,
+    audit: Path,
     date: str,
     note: Callable[[str], None],
 ) -> None:
@@ -327,8 +332,9 @@ def _page(
 
     first = next(iter(SYSTEMS))
     asked = comparison_folder.Asked(
-        tuple(runs), baseline=first, candidate=first + VETTED, seed=plan.seed, n_resamples=plan.n_resamples
-    )
+        tuple(runs), baseline=first, candidate=first + VETTED, seed=plan.seed, n_resamples=plan.n_resamples,
+        versions=(test_labels,), audits=(audit,), readings=test_labels.parent / "readings" / test_labels.name,
+    )  # fmt: skip
     made = comparison_folder.compared(asked, note=note)
     made.tables["loop"] = pd.json_normalize(list(rows), sep="_")
     made.tables["loop_queues"] = pd.DataFrame(queues)

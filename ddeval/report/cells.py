@@ -29,7 +29,7 @@ UNITS: dict[str, Unit] = {
 count, all else has three decimals."""
 
 
-PLACES = frozenset({"path", "folder", "image_roots"})
+PLACES = frozenset({"path", "folder", "image_roots", "conditions", "overlays", "abstain"})
 """Facts that say where something lies: a page is passed on, the tree of the machine is not."""
 
 

@@ -181,7 +181,7 @@ def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page
 
 
 def _n_readers(readers: pd.DataFrame | None) -> int:
-    return 0 if readers is None else readers.loc[~readers["is_checkpoint"], "reader"].nunique()
+    return 0 if readers is None else readers.loc[readers["kind"] == "reader", "reader"].nunique()
 
 
 def _decided(compared: ComparisonTables) -> Sequence[str]:

@@ -64,8 +64,8 @@ def round_1_table(
     reported : DataFrame, optional
         `run, metric, value, notes` of checkpoints whose numbers were typed in: no interval, no test.
     readers : DataFrame, optional
-        `reader, is_checkpoint, metric, value, ci_low, ci_high, n_cases, notes`: each reader against the
-        consensus of the others. Checkpoints on the same cases stand in `readers_table`.
+        `reader, kind, metric, value, ci_low, ci_high, n_cases, notes`: of the kind `readers` all of them
+        together, each against the consensus of the others; single ones stand in `readers_table`.
     """
     runs = list(dict.fromkeys(values["run"]))
     colours = series_of(runs)
@@ -85,7 +85,7 @@ def round_1_table(
         row += [_value_cell(held.get((run, name)), name) for name in numbers[2:]]
         rows.append(row + _cost_cells(described.get((run,), {})))
     rows += [] if reported is None else _reported_rows(reported, numbers)
-    rows += [] if readers is None else _reader_rows(readers[~readers["is_checkpoint"]], numbers)
+    rows += [] if readers is None else _reader_rows(readers[readers["kind"] == "readers"], numbers)
     columns = [
         Column("Checkpoint", is_number=False),
         Column("Top-1"),
@@ -157,12 +157,9 @@ def readers_table(readers: pd.DataFrame, *, colours: Mapping[str, int], id: str 
     rows = []
     for who, held in readers.groupby("reader", sort=False):
         of = _by(held, "metric")
-        is_checkpoint, n = bool(held["is_checkpoint"].iloc[0]), held["n_cases"].iloc[0]
-        name = (
-            Cell(str(who), sub="checkpoint", series=colours.get(str(who)))
-            if is_checkpoint
-            else Cell(f"reader {who}")
-        )
+        kind, n = str(held["kind"].iloc[0]), held["n_cases"].iloc[0]
+        sub = "each against the others" if kind == "readers" else kind
+        name = Cell(str(who), sub=sub, series=colours.get(str(who)))
         values = [_value_cell(of.get((metric,)), metric) for metric in ROUND_1[:2]]
         rows.append([name, *values, Cell(shown(n, "count"), sort=n)])
     titles = ("First answer is theirs", "Among the first three", "Cases")
@@ -174,7 +171,7 @@ def readers_table(readers: pd.DataFrame, *, colours: Mapping[str, int], id: str 
         "reader is no proof that it is as good."
     )
     caption = "Readers and checkpoints on the cases that two or more readers read"
-    return Table(id, caption, columns, rows, note=note)
+    return Table(id, caption, columns, rows, note=note, is_folded=True)
 
 
 def best_sentence(best: pd.DataFrame, metric: str) -> str:
@@ -360,12 +357,12 @@ def _reported_rows(reported: pd.DataFrame, numbers: Sequence[str]) -> list[list[
 
 
 def _reader_rows(readers: pd.DataFrame, numbers: Sequence[str]) -> list[list[Cell]]:
-    """A row a reader: accuracy against the consensus of the others; no test, no cost."""
+    """The row of the readers: accuracy against the consensus of the others; no test, no cost."""
     rows = []
     for reader, held in readers.groupby("reader", sort=False):
         of = {str(row["metric"]): row for row in held.to_dict("records")}
         n = shown(held["n_cases"].iloc[0], "count")
-        row = [Cell(f"reader {reader}", sub="against the other readers")]
+        row = [Cell(str(reader), sub="each against the others")]
         row += [_value_cell(of.get(m), m) for m in numbers[:2]]
         row += [Cell("–")] + [_value_cell(of.get(m), m) for m in numbers[2:]]
         notes = "; ".join([f"{n} cases", *dict.fromkeys(str(x) for x in held["notes"] if x)])

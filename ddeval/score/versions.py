@@ -31,7 +31,11 @@ from ddeval.score.verdicts import nominated_alone
 
 TOP = {"top_1_accuracy": 1, "top_3_accuracy": 3}
 VERSIONS = ["run", "labels", "metric", "value", "ci_low", "ci_high", "n_images", "left_out"]
-READERS = ["reader", "is_checkpoint", "metric", "value", "ci_low", "ci_high", "n_cases", "notes"]
+READERS = ["reader", "kind", "metric", "value", "ci_low", "ci_high", "n_cases", "notes"]
+
+
+ALL_READERS = "all readers"
+"""The row of the readers taken together: the mean over a case's readers, then over cases."""
 
 
 def shared_overlays(joined: Joined) -> tuple[Path, ...]:
@@ -137,7 +141,7 @@ def readings_of(overlays: Sequence[Path]) -> Path | None:
 def readers_table(
     joined: Joined, readings: pd.DataFrame, *, seed: int = 0, n_resamples: int = N_RESAMPLES
 ) -> pd.DataFrame:
-    """Each reader against the consensus of the others, and each checkpoint against the same.
+    """Each reader against the consensus of the others, all of them together, and each checkpoint.
 
     The consensus of a panel is the class most of its readers put first; where several are put first equally
     often, naming one of n counts 1 / n. A checkpoint answers a case with the mean logit over its photographs,
@@ -156,9 +160,16 @@ def readers_table(
         said.setdefault(row["case_id"], {})[row["reader"]] = list(row["answers"])
     shared = {case: by for case, by in said.items() if len(by) > 1}
     group_of = dict(zip(joined.case_ids, joined.groups, strict=True))
+    codes = sorted(set(first["reader"]))
+    kinds = (
+        {ALL_READERS: "readers"} | dict.fromkeys(codes, "reader") | dict.fromkeys(joined.names, "checkpoint")
+    )
     lists: dict[str, dict[tuple[str, str], list[str]]] = {
+        ALL_READERS: {(case, reader): names for case, by in shared.items() for reader, names in by.items()}
+    }
+    lists |= {
         reader: {(case, reader): by[reader] for case, by in shared.items() if reader in by}
-        for reader in sorted(set(first["reader"]))
+        for reader in codes
     }
     for run in joined.names:
         answered = _case_lists(joined, run, list(shared))
@@ -178,7 +189,7 @@ def readers_table(
                 at = np.arange(len(cases))
                 value, low, high = _mean_over(means, at, *group_codes(groups), seed, n_resamples)
             notes = "on cases chosen for vetting, read by two or more"
-            rows.append((who, who in joined.names, metric, value, low, high, len(cases), notes))
+            rows.append((who, kinds[who], metric, value, low, high, len(cases), notes))
     return pd.DataFrame(rows, columns=READERS)
 
 
