@@ -222,6 +222,7 @@ def test_the_command_prints_the_reference_the_interval_and_the_biased_number_nam
     assert "accuracy against the vetted reference" in done.output
     assert f"{100 * cell(result)['value']:.1f} %" in done.output
     assert "biased: only some labels were checked" in done.output
+    assert "of cases that readers gave a class" in done.output
     as_json = CliRunner().invoke(app, ["truth", str(planted.run), "--json"])
     assert json.loads(as_json.stdout)["n_read"] == result["n_read"]
 

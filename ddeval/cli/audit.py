@@ -192,14 +192,15 @@ def plan(
     """
     from ddeval.cli.auditing import planned
 
+    folder = audit or _only_audit()
     found = planned(
-        audit or _only_audit(), readers=readers, cases=cases, reads=reads, disagreement=disagreement,
+        folder, readers=readers, cases=cases, reads=reads, disagreement=disagreement,
         minutes=minutes, mix=_mix(mix), seed=seed,
     )  # fmt: skip
     if as_json:
         console.say_json(found)
     else:
-        _say_plan(found, readers)
+        _say_plan(found, readers, run=folder.parent)
 
 
 def _only_audit() -> Path:
@@ -217,7 +218,7 @@ def _only_audit() -> Path:
     )
 
 
-def _say_plan(found: dict[str, Any], readers: int) -> None:
+def _say_plan(found: dict[str, Any], readers: int, *, run: Path) -> None:
     console.say(
         f"{readers} readers, {found['hours_per_reader']:.1f} h each: {found['n_readings']:,} readings\n"
         f"finished cases    {found['n_finished']:,} of {found['n_cases_of_split']:,} "
@@ -238,7 +239,8 @@ def _say_plan(found: dict[str, Any], readers: int) -> None:
         f"assumed: readers differ on {100 * assumed['disagreement']:.0f} % of cases, "
         f"{assumed['minutes_per_reading']:g} min a reading; the first batch replaces both"
     )
-    console.say(f"\nnext     ddeval audit RUN --queue {found['n_queue']}")
+    name = run if (run / "run.json").is_file() else "RUN"  # an audit with --out lies elsewhere
+    console.say(f"\nnext     ddeval audit {name} --queue {found['n_queue']}")
 
 
 def _class_width(row: dict[str, Any]) -> str:

@@ -50,6 +50,11 @@ def _say(result: dict[str, Any]) -> None:
     ]
     header = ["accuracy against the vetted reference", "value", level, "whatever the rest is"]
     console.say(console.table(rows, header=header))
+    if result["without_verdict"]:
+        console.say(
+            "of cases that readers gave a class; those without one, often the hard ones, can be anything "
+            "(last column):"
+        )
     for name, share in result["without_verdict"].items():
         console.say(
             f"{name.replace('_', ' ')}: {console.value(share['value'], 'percent')} of cases "

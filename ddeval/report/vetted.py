@@ -81,8 +81,8 @@ def _accuracies(loop: pd.DataFrame, colours: Mapping[str, int]) -> Table:
     n_images, n_vetted = int(loop["planted_n_images"].iloc[0]), int(loop["vetted_n_vetted"].iloc[0])
     note = (
         f"95 % intervals; that of the vetted reference includes the readers' own error and rests on "
-        f"{shown(n_vetted, 'count')} cases. Planted: {shown(n_images, 'count')} photographs of cases that "
-        "can be read."
+        f"{shown(n_vetted, 'count')} cases that got a class. Planted: {shown(n_images, 'count')} "
+        "photographs of cases that can be read."
     )
     return Table("loop-table", "Accuracy before and after, three ways", columns, rows, note=note)
 
