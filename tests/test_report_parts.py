@@ -181,6 +181,15 @@ def test_the_gate_is_said_with_what_passed_and_what_not_and_why() -> None:
     )
 
 
+@pytest.mark.parametrize("same", [0.0, 0.033])
+def test_a_difference_that_every_resample_repeats_is_no_evidence(same: float) -> None:
+    """One patient, or two models with the same answers: the interval has no width."""
+    said = comparison.difference_sentence(difference(same, same))
+    assert said.endswith("in every resample: not to be told.")
+    assert "no difference" not in said
+    assert "better" not in said
+
+
 def test_harm_of_the_two_decided_about_is_short() -> None:
     harm = pd.DataFrame(
         [

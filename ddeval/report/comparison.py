@@ -253,6 +253,11 @@ def difference_sentence(row: Mapping[Hashable, Any]) -> str:
     size: Unit = "distance" if difference_unit(row["metric"]) == "points" else "probability"
     if is_undefined(low) or is_undefined(high):
         return f"{row['run']} and {row['baseline']}: {name} could not be compared."
+    if low == high:  # one patient, or answers that are the same: nothing says how far it could be off
+        same = shown(abs(low), size)
+        return (
+            f"{row['run']} and {row['baseline']}: {name} differs by {same} in every resample: not to be told."
+        )
     if low <= 0 <= high:
         bound = shown(max(-low, high), size)
         return f"{row['run']} and {row['baseline']}: no difference in {name} larger than {bound} either way."
