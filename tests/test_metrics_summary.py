@@ -20,9 +20,10 @@ from ddeval.metrics import (
     smooth_ece,
     top_k_accuracy,
 )
-from ddeval.metrics.arrays import softmax
+from ddeval.metrics.arrays import softmax, top_class
 from ddeval.metrics.floors import FLOORED
-from ddeval.metrics.readings import case_rows, closed_set, joined_groups
+from ddeval.metrics.measures import rows_counted
+from ddeval.metrics.readings import case_rows, closed_set, joined_groups, run_readings
 from ddeval.metrics.summary import Summary, summarise, summary_json
 
 NAMES = ("eczema", "psoriasis", "acne", "other")
@@ -467,3 +468,25 @@ def test_a_whole_run_gives_the_golden_values(real_data, name):
     for key, metric in GOLDEN.items():
         measured = number(summary, metric)["value"]
         assert measured == pytest.approx(golden[key], abs=TOLERANCE.get(key, 1e-6)), metric
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_and_groups_of_each_class_are_those_one_counts_by_hand(seed):
+    """A loop over classes and sets of groups; group 0 is empty, and some groups hold one class only."""
+    rng = np.random.default_rng(seed)
+    labels, groups = rng.integers(4, size=30), rng.integers(1, 12, size=30)
+    probs = rng.dirichlet(np.ones(4), size=30)
+    names = tuple("abcd")
+    (reading,), _ = run_readings(labels, probs, names, None, case_of=None, logits=None)
+    predicted = top_class(labels, probs)
+    counted = rows_counted(reading, groups)
+    for k in range(4):
+        for name, is_in in (
+            ("labelled", labels == k),
+            ("not labelled", labels != k),
+            ("predicted", predicted == k),
+            ("not predicted", predicted != k),
+            ("all", labels >= 0),
+        ):
+            n_images, n_groups = counted[name]
+            assert (n_images[k], n_groups[k]) == (is_in.sum(), len(set(groups[is_in]))), (name, k)

@@ -12,9 +12,11 @@ from PIL import Image
 from ddeval import io
 from ddeval.data.images import Preprocessing, decode, preprocess, read_resized
 from ddeval.errors import InputError
+from ddeval.models import device
 from ddeval.models.backbones import backbone_config
 from ddeval.models.checkpoint import load_checkpoint, write_artefact
 from ddeval.models.fusion import Fusion
+from ddeval.score import engine as engine_module
 from ddeval.score.engine import Engine, Model, decoders, engine
 from ddeval.score.predictions import read_predictions
 from ddeval.score.run import Settings, score, speed_of
@@ -65,6 +67,32 @@ def run(home, name, out, **settings):
 )
 def test_the_kernel_follows_from_backbone_and_number_format(home, name, dtype, kernel):
     assert engine(load_checkpoint(home / name), "cpu", dtype).kernel == kernel
+
+
+def test_a_large_network_on_a_cpu_takes_few_photographs_at_a_time(home, monkeypatch):
+    checkpoint = load_checkpoint(home / "resnet")
+    assert engine(checkpoint, "cpu").batch_size == 64
+    monkeypatch.setattr(engine_module, "LARGE_NETWORK", 100)
+    assert engine(checkpoint, "cpu").batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "is_said"),
+    [
+        ("avx2 avx512f", "bf16", True),
+        ("avx512f avx512_bf16", "bf16", False),
+        ("avx512f avx512_bf16", "fp16", True),
+        ("asimd asimdhp bf16", "fp16", False),
+        ("avx2", "fp32", False),
+    ],
+)
+def test_a_number_format_that_the_processor_imitates_is_named(
+    home, tmp_path, monkeypatch, flags, dtype, is_said
+):
+    (tmp_path / "cpuinfo").write_text(f"flags : fpu {flags}\n")
+    monkeypatch.setattr(device, "PROCESSOR", tmp_path / "cpuinfo")
+    note = engine(load_checkpoint(home / "resnet"), "cpu", dtype).note
+    assert (note or "").startswith(f"This processor has no {dtype} products") == is_said
 
 
 def test_the_batch_is_chosen_once_and_stands_in_run_json(home):

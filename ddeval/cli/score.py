@@ -39,7 +39,10 @@ def score(
         list[Path] | None, typer.Option(help="Folder images may lie in [the manifest's]; may be repeated.")
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=0, help="Images a batch; 0 is 64, or 128 for a large tower on a large GPU.")
+        int,
+        typer.Option(
+            min=0, help="Images a batch; 0 is 64; 8 for a large network on a CPU, 128 on a large GPU."
+        ),
     ] = 0,
     dtype: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Number format; auto asks the GPU.")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from ddeval.metrics import calibration
-from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, cell_sums, cells, ratio, top_class
+from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, cell_sums, ratio, top_class
 from ddeval.metrics.binning import confidence_and_correct
 from ddeval.metrics.discrimination import Confusion, area_summaries, class_rates, label_ranks
 from ddeval.metrics.ranking import Rankings
@@ -86,19 +86,21 @@ def rows_counted(
     reading: Reading, group_of: npt.NDArray[np.intp]
 ) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Rows and groups of each class that are labelled so, predicted so, and not; and of all, (K,) each."""
-    classes = np.arange(len(reading.class_names))
-    is_labelled = reading.labels[:, None] == classes
-    is_predicted = top_class(reading.labels, reading.pred_probs)[:, None] == classes
-    sets = {
-        "labelled": is_labelled,
-        "predicted": is_predicted,
-        "not labelled": ~is_labelled,
-        "not predicted": ~is_predicted,
-        "all": np.ones_like(is_labelled),
-    }
+    n_classes = len(reading.class_names)
     group_of_row = group_of[reading.image_of]
-    in_group = cells(group_of_row, int(group_of.max()) + 1).astype(np.int32)
-    return {name: (is_in.sum(axis=0), ((in_group @ is_in) > 0).sum(axis=0)) for name, is_in in sets.items()}
+    rows_of_group = np.bincount(group_of_row)
+    n_rows, n_groups = len(group_of_row), np.count_nonzero(rows_of_group)
+    predicted = top_class(reading.labels, reading.pred_probs)
+    counted = {"all": (np.full(n_classes, n_rows), np.full(n_classes, n_groups))}
+    for name, class_of in (("labelled", reading.labels), ("predicted", predicted)):
+        pairs, rows_of_pair = np.unique(group_of_row * n_classes + class_of, return_counts=True)
+        group_of_pair, class_of_pair = np.divmod(pairs, n_classes)
+        is_pure = rows_of_pair == rows_of_group[group_of_pair]  # the group has no row of another class
+        rows = np.bincount(class_of, minlength=n_classes)
+        groups = np.bincount(class_of_pair, minlength=n_classes)
+        pure = np.bincount(class_of_pair[is_pure], minlength=n_classes)
+        counted |= {name: (rows, groups), f"not {name}": (n_rows - rows, n_groups - pure)}
+    return counted
 
 
 def _outcomes(counts: Floats, other: int) -> Numbers:

@@ -40,7 +40,9 @@ class Rankings(NamedTuple):
     @classmethod
     def of(cls, labels: Labels, pred_probs: Probs) -> "Rankings":
         """Each class against the rest, by its probability."""
-        return cls.of_classes([(labels == k, scores) for k, scores in enumerate(pred_probs.T)])
+        return cls.of_classes(
+            [(labels == k, scores) for k, scores in enumerate(np.ascontiguousarray(pred_probs.T))]
+        )
 
     @classmethod
     def of_classes(cls, classes: Sequence[tuple[Mask, Floats]]) -> "Rankings":
@@ -99,8 +101,8 @@ def _ranking(
 ) -> tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array]:
     """Positives, negatives and tied negatives of one class, each (thresholds, N)."""
     falling = -scores
-    positives, negatives = (
-        rows[np.argsort(falling[rows], kind="stable")]
+    positives, negatives = (  # in whatever order where scores tie: sums over a threshold do not see it
+        rows[np.argsort(falling[rows])]
         for rows in (np.flatnonzero(is_positive), np.flatnonzero(~is_positive))
     )
     thresholds, n_at = np.unique(falling[positives], return_counts=True)

@@ -13,6 +13,9 @@ import torch
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+PROCESSOR = Path("/proc/cpuinfo")
+HALF_FLAGS = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "asimdhp")}
+"""Flags of an x86 or ARM processor that multiplies numbers of the format, any of them."""
 
 
 class Device(NamedTuple):
@@ -50,6 +53,16 @@ def dtype_for(capability: tuple[int, int] | None) -> torch.dtype:
     if capability is None or capability < (7, 0):
         return torch.float32
     return torch.bfloat16 if capability >= (8, 0) else torch.float16
+
+
+def imitated(device: torch.device, dtype: str) -> str | None:
+    """The sentence for a format that this CPU only imitates; None where it has it, or does not say."""
+    if device.type != "cpu" or dtype == "fp32" or not PROCESSOR.is_file():
+        return None
+    flags = set(PROCESSOR.read_text().split())
+    if flags & set(HALF_FLAGS[dtype]):
+        return None
+    return f"This processor has no {dtype} products and imitates them: fp32 is faster here, and exact."
 
 
 def no_kernels(card: str, capability: tuple[int, int], built_for: list[str]) -> str:

@@ -19,7 +19,7 @@ from ddeval.data.images import ImageError, Preprocessing, fewest_large
 from ddeval.data.questionnaire import Features
 from ddeval.errors import InputError
 from ddeval.models.checkpoint import Checkpoint
-from ddeval.models.device import DeviceName, choose_device
+from ddeval.models.device import DeviceName, choose_device, imitated
 from ddeval.models.tower import has_tower, kernel_for, with_towers
 from ddeval.score import card, feed, shards
 from ddeval.score.plan import Plan
@@ -32,6 +32,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Precision = Literal["native", "fp8"]
 LARGE_GPU = 20 * 2**30
 """Bytes of memory from which on a batch of 128 at 448 px leaves room to spare."""
+
+
+LARGE_NETWORK = 10_000_000
+"""Parameters from which on the activations of 64 photographs leave the cache of a CPU."""
 
 
 class Engine(NamedTuple):
@@ -47,7 +51,8 @@ class Engine(NamedTuple):
     decoder: str = "libjpeg"
     """Of large JPEGs under --fast-decode: libjpeg, or the card's (`ddeval.score.card.decoder_of`)."""
     batch_size: int = 64
-    """Where the user states none: 128 keeps a tower's products a little nearer to the card's ceiling."""
+    """Where the user states none: 128 keeps a tower's products a little nearer to the card's ceiling, and
+    on a CPU 8 photographs of a large network stay in its cache."""
 
     @property
     def is_gpu(self) -> bool:
@@ -87,10 +92,19 @@ def engine(
             )
     is_large = chosen.device.type == "cuda" and _memory(chosen.device) >= LARGE_GPU
     batch_size = 128 if is_large and kernel.startswith("tower") else 64
+    if chosen.device.type == "cpu" and _n_parameters(checkpoint) >= LARGE_NETWORK:
+        batch_size = 8
     is_asked = fast_decode and can_resize(checkpoint.preprocessing)
     decoder = card.decoder_of(chosen.device) if is_asked else None
+    notes = [note for note in (chosen.note, imitated(chosen.device, name)) if note]
     return Engine(
-        chosen.device, name, chosen.note, kernel, precision, decoder or "libjpeg", batch_size=batch_size
+        chosen.device,
+        name,
+        " ".join(notes) or None,
+        kernel,
+        precision,
+        decoder or "libjpeg",
+        batch_size=batch_size,
     )
 
 
@@ -108,6 +122,10 @@ def decoders(on: Engine, p: Preprocessing, *, fast: bool) -> dict[str, str]:
         f"other {large}": shrunk,
         "other files": pillow,
     }
+
+
+def _n_parameters(checkpoint: Checkpoint) -> int:
+    return sum(parameter.numel() for parameter in checkpoint.module.parameters())
 
 
 def _memory(device: torch.device) -> int:
