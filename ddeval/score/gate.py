@@ -32,6 +32,12 @@ from ddeval.score.joined import Joined
 
 LARGEST_GAP = "largest_subgroup_gap"
 LATENCY = "latency_p95_ms"
+AT_STAKE = {
+    f"{group}_{what}"
+    for group in ("malignant", "urgent")
+    for what in ("right", "deferred", "missed", "missed_per_1000")
+}
+"""Numbers that are there where a photograph has a diagnosis of the group; without any they cannot be told."""
 
 
 class Criterion(Section):
@@ -170,6 +176,8 @@ def _of_comparison(
     at &= table["metric"] == criterion.metric
     if is_difference:
         at &= table["baseline"] == baseline
+    if not at.any() and criterion.metric in AT_STAKE:
+        return Found(np.nan, np.nan, np.nan, 0, 0, "no photograph of that risk group")
     if not at.any():
         raise InputError(
             place,
