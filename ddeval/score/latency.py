@@ -101,7 +101,7 @@ def serving_cost(
     batch : int
         Photographs of the larger request.
     n_requests : int
-        Timed requests of each size; from 59 on the p95 has an upper end.
+        Timed requests of each size; from 72 on the p95 has an upper end.
     workers : int
         Threads that decode a larger request; 0 is one a core.
     cold : mapping, optional
