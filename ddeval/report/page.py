@@ -43,10 +43,10 @@ def render(page: Page) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """Text, escaped, that may break into lines after the signs that join the parts of a checkpoint's name.
+    """Text, escaped, that may break into lines where a sign joins two parts of a checkpoint's name.
 
     >>> breakable("gen2a_port+<b>")
-    Markup('gen2a_<wbr>port+<wbr>&lt;b&gt;')
+    Markup('gen2a_<wbr>port+&lt;b&gt;')
     """
     parts = re.split(r"(?<=[_+/])(?=\w)", text)
     return Markup("<wbr>").join(parts)
