@@ -44,6 +44,7 @@ COMMANDS = {
     "lever": ("ddeval.cli.lever:lever", "What 100 more readings buy: cleaner labels, or more cases."),
     "demo": ("ddeval.cli.demo:demo", "The whole loop on drawn photographs, and what vetting was worth."),
     "bench": ("ddeval.cli.bench:bench", "What a checkpoint costs to serve: latency, memory, cold start."),
+    "export": ("ddeval.cli.export:export", "A checkpoint as one ONNX file for another runtime."),
     "verify": ("ddeval.cli.verify:verify", "Compute numbers again: a run's, or golden values."),
     "trace": ("ddeval.cli.verify:trace", "One number with everything it was made from."),
     "doctor": ("ddeval.cli.doctor:doctor", "Machine and project, a sentence on each, with the cure."),

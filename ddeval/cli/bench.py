@@ -99,6 +99,14 @@ def _exceeded(told: dict[str, Any], max_p95: float | None, max_memory: float | N
     return found
 
 
+def _roofline(size: dict[str, Any]) -> str:
+    if (
+        size["roofline_ms"] != size["roofline_ms"]
+    ):  # of a network whose products are not counted, an ONNX file
+        return "unknown"
+    return f"{size['roofline_ms']:.2f} ms, {size['roofline_reached']:.0%} reached"
+
+
 def described(told: dict[str, Any]) -> str:
     """What a person reads of a bench."""
     names = ("checkpoint", "device", "dtype", "kernel")
@@ -109,13 +117,13 @@ def described(told: dict[str, Any]) -> str:
             str(size["batch"]),
             *(f"{size[f'{cell}_ms']:.1f}" for cell in cells),
             f"{size['peak_memory_gb']:.2f}",
-            f"{size['roofline_ms']:.2f} ms, {size['roofline_reached']:.0%} reached",
+            _roofline(size),
         ]
         for size in told["batches"]
     ]
     header = ["request", *(f"{cell} ms" for cell in cells), "peak GB", "roofline"]
     low, high = (f"{end:.1f}" if end == end else "unknown" for end in told["latency_p95_ci_ms"])
-    cold = told["cold_start_s"]
+    cold, flop = told["cold_start_s"], told["flop_per_image"]
     parts = " + ".join(f"{name.replace('_', ' ')} {s:.1f}" for name, s in cold.items() if name != "total")
     return "\n".join(
         [
@@ -129,6 +137,6 @@ def described(told: dict[str, Any]) -> str:
             f"cold start             {cold['total']:.1f} s: {parts}",
             f"measured ceilings      {told['ceiling_tflops']:,.2f} TFLOP/s in {told['dtype']}, "
             f"{told['ceiling_gb_per_second']:,.0f} GB/s; a photograph is "
-            f"{told['flop_per_image'] / 1e9:,.2f} GFLOP",
+            + ("unknown" if flop != flop else f"{flop / 1e9:,.2f} GFLOP"),
         ]
     )

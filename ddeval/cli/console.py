@@ -159,6 +159,17 @@ def reproduced(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"  why: {cause}" for cause in found["causes"])])
 
 
+def parity(found: Mapping[str, Any]) -> str:
+    """What a number format or a runtime costs: answers changed, and the paired difference in points."""
+    points, interval_of = difference(found["top_1_difference"])
+    return (
+        f"{found['way']} against {found['against']}, the first {found['n_images']:,} images: "
+        f"{found['n_flips']:,} answers changed (at most {value(found['flips_high'], 'percent')}), "
+        f"top-1 {points} points ({interval_of or 'no interval'}), "
+        f"logits {found['largest_logit_difference']:.1e} apart at most"
+    )
+
+
 def _floor(metrics: Mapping[str, Any]) -> str:
     """What a perfectly calibrated model would show at this n, where it is known."""
     low, high = (metrics.get(f"ece_floor_{end}", {}).get("value") for end in ("low", "high"))

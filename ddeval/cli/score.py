@@ -14,6 +14,7 @@ from ddeval.errors import InputError
 from ddeval.project import find_project
 
 if TYPE_CHECKING:
+    from ddeval.models.record import Checkpoint
     from ddeval.score.run import Job
 
 
@@ -22,7 +23,7 @@ def score(
         str,
         typer.Argument(
             metavar="CHECKPOINT|RUN",
-            help="Config name, artefact or Hugging Face folder, hub id, predictions file, or a run folder.",
+            help="Config name, artefact or Hugging Face folder, hub id, ONNX or predictions file, or a run.",
         ),
     ],
     data: Annotated[Path | None, typer.Option(help="Manifest [of the config, or $DDEVAL_MANIFEST].")] = None,
@@ -54,6 +55,9 @@ def score(
         bool, typer.Option("--fast-decode", help="Shrink large JPEGs while decoding; pixels differ a little.")
     ] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")] = "auto",
+    against: Annotated[
+        str | None, typer.Option(help="ONNX file: the checkpoint it was made from, answers compared.")
+    ] = None,
     tta: Annotated[
         Literal["none", "hflip", "multicrop"],
         typer.Option(
@@ -103,15 +107,19 @@ def score(
     from ddeval.io import local, place
     from ddeval.score.deferral import read_rule
     from ddeval.score.evaluate import evaluate
-    from ddeval.score.folder import is_run
+    from ddeval.score.folder import is_run, read_run
     from ddeval.score.foreign import is_predictions_file
+    from ddeval.score.parity import is_cheaper, parity_with
     from ddeval.score.trials import reproduced
 
+    if against is not None and not checkpoint.endswith(".onnx"):
+        raise InputError("--against", checkpoint, expected="an ONNX file to score", todo="Leave it out.")
     if abstain is not None:
         read_rule(abstain)  # before a model runs for an hour
     path = place(checkpoint)
     run: Path | None
     job: Job | None = None
+    reference: Checkpoint | None = None
     if is_run(path):
         run = _finished(path, dry_run=dry_run)
     elif is_predictions_file(path):
@@ -121,11 +129,11 @@ def score(
             other_class=other_class,
         )  # fmt: skip
     else:
-        run, job = _model_run(
+        run, job, reference = _model_run(
             checkpoint, data, out, labels=labels, dry_run=dry_run, split=split, images=images or [],
             device=device, dtype=dtype, precision=precision, fast_decode=fast_decode,
             batch_size=batch_size, tta=tta, shard_size=shard_size, shard=shard, workers=workers,
-            engine=engine, class_names=_names(class_names), other_class=other_class,
+            engine=engine, class_names=_names(class_names), other_class=other_class, against=against,
         )  # fmt: skip
     if run is None:
         return
@@ -141,12 +149,18 @@ def score(
         abstain=abstain,
         note=console.note,
     )
+    parity = read_run(run).get("parity")
+    if job is not None and reference is not None and is_cheaper(job):
+        parity = parity_with(run, job, reference, workers=workers)
     found = reproduced(run, result, job=job, workers=workers)
     page = _reported(run, report, out, labels=result["labels"], photos=photos)
     if as_json:
-        console.say_json({**result, "reproduction": found.to_dict() if found else None, "report": str(page)})
+        more = {"reproduction": found.to_dict() if found else None, "parity": parity}
+        console.say_json({**result, **more, "report": str(page)})
         return
     console.say(console.headline(result))
+    if parity:
+        console.say(console.parity(parity))
     if found:
         console.say(console.reproduced(found.to_dict()))
     console.say(f"\nreport   {page}\nnext     {_next(run)}")
@@ -218,7 +232,8 @@ def _model_run(
     engine: Literal["local", "ray"],
     class_names: list[str],
     other_class: str | None,
-) -> "tuple[Path | None, Job | None]":
+    against: str | None,
+) -> "tuple[Path | None, Job | None, Checkpoint | None]":
     from ddeval.models.checkpoint import UnknownArtefactError, load_checkpoint, locate
     from ddeval.score.numbers import check_labels
     from ddeval.score.plan import parse_shard
@@ -250,6 +265,7 @@ def _model_run(
         split=split, device=device, dtype=dtype, precision=precision, fast_decode=fast_decode,
         batch_size=batch_size, shard_size=shard_size, tta=tta,
     )  # fmt: skip
+    reference = _reference(loaded, against)
     job = prepare(
         loaded, manifest, settings=settings, out=out, runs=_home("runs"),
         image_roots=_image_roots(images, data), note=console.note,
@@ -258,7 +274,7 @@ def _model_run(
     if labels in (None, "v0"):  # before the model runs for an hour
         check_labels(job.rows, loaded.class_names, splits=job.facts["splits"], where=str(manifest))
     if dry_run:
-        return None, None
+        return None, None, None
     if engine == "ray":
         from ddeval.score.cluster import execute_on_ray, order_of
 
@@ -266,12 +282,27 @@ def _model_run(
             spec, manifest, job, settings=settings, class_names=tuple(class_names), other_class=other_class,
             image_roots=tuple(_image_roots(images, data)), workers=workers,
         )  # fmt: skip
-        return execute_on_ray(job, order, progress=console.progress), job
+        return execute_on_ray(job, order, progress=console.progress), job, reference
     run = execute(job, shard=part, workers=workers, progress=console.progress, note=console.note)
     if is_complete(run, job.plan):
-        return run, job
+        return run, job, reference
     console.say(f"shard {part[0]}/{part[1]} is done; the last of the other shards to finish merges {run}")
-    return None, None
+    return None, None, None
+
+
+def _reference(loaded: "Checkpoint", against: str | None) -> "Checkpoint | None":
+    """What the answers of a cheaper way are compared with; for an ONNX file, what it was made from."""
+    from ddeval.models.checkpoint import load_checkpoint
+    from ddeval.score.parity import made_from
+
+    if loaded.kind != "onnx":
+        return loaded
+    if against is None:
+        made = loaded.settings["made_from"]["name"]
+        console.note(f"parity with {made} is not measured; --against CHECKPOINT measures it")
+        return None
+    spec = str(embedded.ready_demo().artefact) if against == embedded.NAME else against
+    return made_from(loaded, load_checkpoint(spec))
 
 
 def _rank() -> tuple[int, int]:

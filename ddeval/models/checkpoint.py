@@ -1,8 +1,8 @@
 """Checkpoints: from what the user types to a network that is ready to score.
 
-`load_checkpoint` takes the name of a config, an artefact folder or URI, a Hugging Face folder or a hub
-id, and finds out which it is by what lies there. A predictions file needs no network and is not
-handled here (`ddeval.score.predictions`).
+`load_checkpoint` takes the name of a config, an artefact folder or URI, an ONNX file of `ddeval export`, a
+Hugging Face folder or a hub id, and finds out which it is by what lies there. A predictions file needs no
+network and is not handled here (`ddeval.score.predictions`).
 """
 
 import dataclasses
@@ -14,10 +14,11 @@ from pathlib import Path
 
 from ddeval.config import Config, artefact_location, config_folders, config_names, find_config, read_config
 from ddeval.errors import InputError
-from ddeval.io import in_bucket, local_folder, read_json, shown
+from ddeval.io import in_bucket, local, local_folder, read_json, shown
 from ddeval.models.adapter import find_adapter, read_foreign
 from ddeval.models.artefact import CONFIG, is_own_artefact, read_artefact, write_artefact
 from ddeval.models.hugging_face import TEMPLATES, is_dual_encoder, read_classifier, read_dual_encoder
+from ddeval.models.onnx import SUFFIX, read_onnx
 from ddeval.models.record import Checkpoint, check_other_class, read_class_names
 from ddeval.models.weights import hub_folder
 from ddeval.project import find_project
@@ -70,6 +71,8 @@ def _read(
     folder: Path, config: Config | None, class_names: Sequence[str] | Mapping[str, str] | None, name: str
 ) -> Checkpoint:
     """The checkpoint in `folder`, by what lies there: ours, described by an adapter, or Hugging Face's."""
+    if folder.suffix == SUFFIX and folder.is_file():
+        return read_onnx(folder, name=folder.stem)
     described = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     if is_own_artefact(described):
         return read_artefact(folder, name=name)
@@ -152,12 +155,16 @@ def project_folder() -> Path | None:
 
 
 def locate(spec: str | Path) -> tuple[Path, Config | None]:
-    """Folder of the checkpoint `spec` names, and the config that names it, if one does.
+    """Folder (or ONNX file) of the checkpoint `spec` names, and the config that names it, if one does.
 
     A bare name is a config before it is a folder (`./name` is the folder). A hub id is downloaded on
     first use; nothing else asks a network.
     """
     text = str(spec)
+    if text.endswith(SUFFIX):
+        file = local(text, missing_ok=True)
+        if file.is_file():
+            return file, None
     is_yaml = text.endswith((".yaml", ".yml"))
     path = Path(text) if is_yaml else find_config(text)
     if path is None:

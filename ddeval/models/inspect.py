@@ -34,7 +34,7 @@ class Inspection:
 
     where: str
     kind: str = "unknown"
-    """artefact, classifier, zero_shot, foreign (with an adapter) or unknown."""
+    """artefact, classifier, zero_shot, foreign (with an adapter), onnx or unknown."""
     problem: str | None = None
     """The first thing that does not fit, in one line; None where all does."""
     groups: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -60,7 +60,8 @@ def inspect_checkpoint(spec: str | Path) -> Inspection:
     """What is in the checkpoint that `spec` names. Only a `spec` that names nothing is an InputError."""
     folder, _ = locate(spec)
     found = Inspection(where=str(folder))
-    _files(found, folder)
+    if folder.is_dir():
+        _files(found, folder)
     try:
         checkpoint = load_checkpoint(spec)
     except InputError as error:
@@ -70,7 +71,8 @@ def inspect_checkpoint(spec: str | Path) -> Inspection:
         found.classes, found.other_class = checkpoint.class_names, checkpoint.other_class
         found.preprocessing = checkpoint.preprocessing.to_dict()
         state = checkpoint.module.state_dict()
-        found.groups, found.head = parameter_groups(state), head_of(state, len(found.classes))
+        if state:  # an ONNX file holds its weights for onnxruntime alone
+            found.groups, found.head = parameter_groups(state), head_of(state, len(found.classes))
         width = getattr(checkpoint.module, "answers_width", None)
         if checkpoint.schema is not None:
             fields = len(checkpoint.schema.fields)

@@ -13,7 +13,7 @@ from ddeval.data.questionnaire import Features, FeatureSchema, encode
 from ddeval.errors import InputError
 from ddeval.io import read_text
 
-Kind = Literal["artefact", "foreign", "classifier", "zero_shot"]
+Kind = Literal["artefact", "foreign", "classifier", "zero_shot", "onnx"]
 Link = Literal["softmax", "sigmoid"]
 
 
@@ -23,7 +23,7 @@ class Checkpoint:
 
     name: str
     kind: Kind
-    """artefact (ours), foreign (another package's), classifier (Hugging Face) or zero_shot."""
+    """artefact (ours), foreign (another package's), classifier (Hugging Face), zero_shot or onnx."""
     module: nn.Module
     """In eval mode, float32, on the CPU; called with normalised pixels (B, 3, S, S) and features (B, D)
     or None, it returns logits (B, K) and image embeddings (B, E), both float32."""
@@ -46,6 +46,12 @@ class Checkpoint:
     """Numbers its makers wrote beside it (metrics.json); score says whether it reproduces them."""
     encode: Callable[[pd.DataFrame], Features] | None = None
     """The user's own encoder of the answers, in place of `schema`."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers the network has learnt; an ONNX file says it, since its weights are not seen here."""
+        stated = getattr(self.module, "n_parameters", None)
+        return stated if isinstance(stated, int) else sum(p.numel() for p in self.module.parameters())
 
     def features(self, rows: pd.DataFrame, *, where: str = "questionnaire") -> Features | None:
         """The encoded answers (N, D) of the images in `rows`; None for a model of photographs alone."""

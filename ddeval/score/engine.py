@@ -20,6 +20,7 @@ from ddeval.data.questionnaire import Features
 from ddeval.errors import InputError
 from ddeval.models.checkpoint import Checkpoint
 from ddeval.models.device import DeviceName, choose_device, imitated
+from ddeval.models.onnx import PROVIDER
 from ddeval.models.tower import has_tower, kernel_for, with_towers
 from ddeval.score import card, feed, shards
 from ddeval.score.plan import Plan
@@ -46,7 +47,7 @@ class Engine(NamedTuple):
     """fp32, bf16 or fp16: of the backbone; logits are float32."""
     note: str | None
     kernel: str = "transformers"
-    """transformers as it is, or `tower` and its attention (`ddeval.models.tower`)."""
+    """transformers as it is, `tower` and its attention (`ddeval.models.tower`), or onnxruntime's provider."""
     precision: Precision = "native"
     decoder: str = "libjpeg"
     """Of large JPEGs under --fast-decode: libjpeg, or the card's (`ddeval.score.card.decoder_of`)."""
@@ -75,6 +76,8 @@ def engine(
     """
     if dtype not in ("auto", *DTYPES):
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if checkpoint.kind == "onnx":
+        return _onnx(checkpoint, device, dtype, precision)
     chosen = choose_device(device)
     name = next(n for n, kind in DTYPES.items() if kind == chosen.dtype) if dtype == "auto" else dtype
     kernel = "transformers"
@@ -92,7 +95,7 @@ def engine(
             )
     is_large = chosen.device.type == "cuda" and _memory(chosen.device) >= LARGE_GPU
     batch_size = 128 if is_large and kernel.startswith("tower") else 64
-    if chosen.device.type == "cpu" and _n_parameters(checkpoint) >= LARGE_NETWORK:
+    if chosen.device.type == "cpu" and checkpoint.n_parameters >= LARGE_NETWORK:
         batch_size = 8
     is_asked = fast_decode and can_resize(checkpoint.preprocessing)
     decoder = card.decoder_of(chosen.device) if is_asked else None
@@ -106,6 +109,24 @@ def engine(
         decoder or "libjpeg",
         batch_size=batch_size,
     )
+
+
+def _onnx(checkpoint: Checkpoint, device: DeviceName, dtype: DtypeName, precision: Precision) -> Engine:
+    """onnxruntime computes what the file says, in float32, on the CPU."""
+    asked = [
+        *(["--device cuda"] if device == "cuda" else []),
+        *([f"--dtype {dtype}"] if dtype not in ("auto", "fp32") else []),
+        *([f"--precision {precision}"] if precision != "native" else []),
+    ]
+    if asked:
+        raise InputError(
+            " ".join(asked),
+            f"the ONNX file {checkpoint.name}",
+            expected="fp32 on the CPU, as onnxruntime computes it here",
+            todo="Leave it out, or score the checkpoint that the file was made from.",
+        )
+    batch_size = 8 if checkpoint.n_parameters >= LARGE_NETWORK else 64
+    return Engine(torch.device("cpu"), "fp32", None, f"onnxruntime {PROVIDER}", batch_size=batch_size)
 
 
 def decoders(on: Engine, p: Preprocessing, *, fast: bool) -> dict[str, str]:
@@ -122,10 +143,6 @@ def decoders(on: Engine, p: Preprocessing, *, fast: bool) -> dict[str, str]:
         f"other {large}": shrunk,
         "other files": pillow,
     }
-
-
-def _n_parameters(checkpoint: Checkpoint) -> int:
-    return sum(parameter.numel() for parameter in checkpoint.module.parameters())
 
 
 def _memory(device: torch.device) -> int:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,7 +168,7 @@ def prepare(
             "folder": io.shown(str(checkpoint.folder.resolve())) if checkpoint.folder else None,
             "settings": checkpoint.settings,
             "reported": checkpoint.reported,
-            "n_parameters": sum(parameter.numel() for parameter in checkpoint.module.parameters()),
+            "n_parameters": checkpoint.n_parameters,
         },
         "manifest": {"path": io.shown(str(manifest.resolve())), "sha256": sha256, "n_images": len(frame)},
         "image_roots": [io.shown(str(root.resolve())) for root in roots],
@@ -390,6 +391,7 @@ def _plan(
             **({"decoder": on.decoder} if settings.fast_decode else {}),
             "device": torch.cuda.get_device_name(on.device) if on.device.type == "cuda" else "cpu",
             "shard size": settings.shard_size,
+            **({"onnxruntime": metadata.version("onnxruntime")} if checkpoint.kind == "onnx" else {}),
             **{name: versions[name] for name in BIT_RELEVANT if name in versions},
         },
         batch_size=batch_size,

@@ -94,10 +94,10 @@ def trials(job: Job, run: Path, *, reported: float, workers: int = 0) -> list[Tr
     if n < FEWEST_IMAGES:
         return []
     rows, labels = rows[:n], judged.labels[chosen[:n]]
-    before = _is_right(_logits(job, rows, job.checkpoint.preprocessing, workers), labels, job)
+    before = is_right(logits_of(job, rows, job.checkpoint.preprocessing, workers), labels, job)
     found = []
     for change, other in changes.items():
-        now = _is_right(_logits(job, rows, other, workers), labels, job)
+        now = is_right(logits_of(job, rows, other, workers), labels, job)
         gained, lost = int((now & ~before).sum()), int((before & ~now).sum())
         p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
         towards = np.sign(now.mean() - before.mean()) == np.sign(reported - before.mean())
@@ -129,14 +129,14 @@ def alternatives(p: Preprocessing) -> dict[str, Preprocessing]:
 def _affordable(job: Job, rows: Sequence[int], n_changes: int, workers: int) -> int:
     """How many images can be tried in `SECONDS`, by the time of one batch; the first only warms up."""
     batch = rows[: job.plan.batch_size]
-    _logits(job, batch, job.checkpoint.preprocessing, workers)
+    logits_of(job, batch, job.checkpoint.preprocessing, workers)
     began = time.monotonic()
-    _logits(job, batch, job.checkpoint.preprocessing, workers)
+    logits_of(job, batch, job.checkpoint.preprocessing, workers)
     rate = len(batch) / max(time.monotonic() - began, 1e-6)
     return min(len(rows), int(rate * SECONDS / (n_changes + 1)))
 
 
-def _logits(job: Job, rows: Sequence[int], p: Preprocessing, workers: int) -> npt.NDArray[np.float32]:
+def logits_of(job: Job, rows: Sequence[int], p: Preprocessing, workers: int) -> npt.NDArray[np.float32]:
     """(n, K) of these rows of the job, in their order."""
     plan = Plan(
         tuple(job.plan.image_ids[row] for row in rows), job.plan.inputs, job.plan.machine,
@@ -148,7 +148,7 @@ def _logits(job: Job, rows: Sequence[int], p: Preprocessing, workers: int) -> np
     return next(iter(parts))[1].logits
 
 
-def _is_right(
+def is_right(
     logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], job: Job
 ) -> npt.NDArray[np.bool_]:
     """Whether the greatest logit among the target classes is the label's."""
