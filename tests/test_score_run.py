@@ -319,13 +319,16 @@ def test_a_part_of_another_run_is_not_taken(home, checkpoint, tmp_path):
     assert shards.finished(ours, plan)[0] == {}
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1)])
 def test_shards_of_several_jobs_merge_to_the_same_bytes(home, checkpoint, whole, tmp_path, order):
-    """Three jobs, one shard each, in any order; the last one merges."""
-    out = tmp_path / "run"
+    """0/4 … 3/4 over five shards, the first job two of them, in any order; the last one merges.
+
+    The whole run was scored by one process in three shards: the bytes do not know how many there were.
+    """
+    out, five = tmp_path / "run", replace(SMALL, shard_size=8)
     for n, i in enumerate(order):
         assert not (out / "predictions.parquet").exists(), n
-        score(checkpoint, home / "manifest.csv", settings=SMALL, out=out, shard=(i, 3))
+        score(checkpoint, home / "manifest.csv", settings=five, out=out, shard=(i, 4))
     assert data_bytes(out) == data_bytes(whole)
     assert not list((out / "parts").glob("part-*"))
 
