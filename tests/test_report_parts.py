@@ -39,7 +39,8 @@ def html_of(*blocks: Block) -> str:
 
 
 def difference(low: float, high: float, metric: str = "top_1_accuracy") -> dict[Any, Any]:
-    return {"run": "B", "baseline": "A", "metric": metric, "ci_low": low, "ci_high": high}
+    row = {"run": "B", "baseline": "A", "metric": metric, "n_images": 3}
+    return row | {"difference": (low + high) / 2, "ci_low": low, "ci_high": high}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def difference(low: float, high: float, metric: str = "top_1_accuracy") -> dict[
          "B and A: no difference in top-1 accuracy larger than 1.2 points either way."),
         (0.0, 0.009, "top_1_accuracy",
          "B and A: no difference in top-1 accuracy larger than 0.9 points either way."),
-        (np.nan, np.nan, "mcc", "B and A: MCC could not be compared."),
+        (np.nan, np.nan, "mcc", "B and A: MCC could not be compared (n = 3)."),
     ],
 )  # fmt: skip
 def test_words_come_from_the_interval(low: float, high: float, metric: str, sentence: str) -> None:
@@ -183,11 +184,16 @@ def test_the_gate_is_said_with_what_passed_and_what_not_and_why() -> None:
 
 @pytest.mark.parametrize("same", [0.0, 0.033])
 def test_a_difference_that_every_resample_repeats_is_no_evidence(same: float) -> None:
-    """One patient, or two models with the same answers: the interval has no width."""
-    said = comparison.difference_sentence(difference(same, same))
-    assert said.endswith("in every resample: not to be told.")
+    """One patient, or two models with the same answers: there is no interval, and the drawing says so."""
+    row = difference(same, same) | {"ci_low": np.nan, "ci_high": np.nan}
+    said = comparison.difference_sentence(row)
+    assert said.endswith("in every resample (n = 3): not to be told.")
     assert "no difference" not in said
     assert "better" not in said
+    drawn = comparison.forest(pd.DataFrame([row]), "top_1_accuracy").rows[0]
+    assert drawn.sub == "no interval (n = 3)"
+    assert str(drawn.drawing).count("<circle") == 1
+    assert "nan" not in str(drawn.drawing)
 
 
 def test_harm_of_the_two_decided_about_is_short() -> None:

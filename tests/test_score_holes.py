@@ -116,6 +116,7 @@ def test_every_hole_is_said_in_words_and_verifies(told, hole):
     found = told(hole)
     assert not re.search(r"(?i)\bnan\b", found.said)
     run("verify", found.folder / "a")
+    run("verify", found.folder / "page.html")
 
 
 def test_one_class_only_has_no_auroc_and_no_correlation(told):
@@ -152,6 +153,9 @@ def test_one_image_has_numbers_without_a_spread(told):
     assert found.one["metrics"]["auroc_macro"]["value"] is None
     mcnemar = found.two["mcnemar"][0]
     assert (mcnemar["se_paired"], mcnemar["se_unpaired"]) == (None, None)
+    for row in found.two["differences"]:
+        assert row["ci_low"] is row["ci_high"] is row["se"] is row["p_value"] is None, row["metric"]
+    assert "no interval (n = 1)" in text_of(found.folder / "page.html")
     assert (found.two["n_images"], found.two["n_groups"]) == (1, 1)
     assert all(row["value"] is None for row in found.two["subgroups"])
 
@@ -175,7 +179,7 @@ def test_ties_count_against_the_model_and_rank_nothing(told):
     assert found.one["metrics"]["top_1_accuracy"]["value"] == 0.0
     assert found.one["metrics"]["auroc_macro"]["value"] == 0.5
     (same,) = [d for d in found.two["differences"] if (d["metric"], d["subset"]) == ("top_1_accuracy", "all")]
-    assert (same["difference"], same["p_holm"]) == (0.0, 1.0)
+    assert (same["difference"], same["p_holm"], same["n_images"]) == (0.0, None, 30)
     assert found.two["mcnemar"][0]["p_value"] == 1.0
     best = {b["run"]: b["is_in_best_set"] for b in found.two["best"] if b["metric"] == "top_1_accuracy"}
     assert best == {"a": True, "b": True}

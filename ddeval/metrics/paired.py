@@ -52,7 +52,7 @@ class Comparison(NamedTuple):
     """`run, metric, subset, value, ci_low, ci_high, n_images, n_groups, n_undefined`: each run on its own."""
     differences: pd.DataFrame
     """`run, baseline, metric, subset, difference` (run - baseline), `ci_low, ci_high, se, p_value,
-    p_holm, minimum_detectable, n_undefined`, a row a pair and metric."""
+    p_holm, minimum_detectable, n_images, n_groups, n_undefined`, a row a pair and metric."""
     mcnemar: pd.DataFrame
     """`run, baseline, n_only_run, n_only_baseline` (right alone), `p_value` (exact), `se_paired`,
     `se_unpaired`: counts images as if each were a patient."""
@@ -83,7 +83,9 @@ def compare(
     twice the smaller share of resamples on either side of 0, each side counted with the value itself
     ((1 + n) / (1 + B)), so it is below 1 - `confidence_level` exactly where the interval leaves out 0
     (to a resample). Holm adjusts over the pairs of one metric. The minimum detectable effect is the
-    difference that would be found in 80 % of such samples. NaN where a metric is undefined.
+    difference that would be found in 80 % of such samples. NaN where a metric is undefined; where every
+    resample repeats the difference (one patient, equal answers) it stands alone, and what would say how
+    far it may be off is NaN.
 
     A run is in the best set of a metric unless some other run is better by more than chance allows for
     the largest of all pairs at once (max-T over the same resamples).
@@ -147,7 +149,7 @@ def compare(
     counted = {run: _counted(keys, readings[run], group_of, more_over or {}) for run in runs}
     return Comparison(
         values=_value_rows(values, replicates, counted, confidence_level),
-        differences=_difference_rows(values, replicates, keys, pairs, confidence_level),
+        differences=_difference_rows(values, replicates, counted, pairs, confidence_level),
         mcnemar=pd.DataFrame([_mcnemar(labels, checked, names, other_class, pair) for pair in pairs]),
         best=_best_rows(values, replicates, keys, runs, confidence_level),
         n_images=len(labels),
@@ -284,30 +286,36 @@ def _value_rows(
 def _difference_rows(
     values: Mapping[str, Mapping[Key, float]],
     replicates: Replicates,
-    keys: Sequence[Key],
+    counted: Mapping[str, Mapping[Key, tuple[int, int, bool]]],
     pairs: Sequence[tuple[str, str]],
     confidence_level: float,
 ) -> pd.DataFrame:
     rows = []
     reach = stats.norm.ppf(1 - (1 - confidence_level) / 2) + stats.norm.ppf(POWER)
-    for key in keys:
+    for key in next(iter(counted.values())):
         of_key = []
         for run, base in pairs:
+            n_images, n_groups, _ = counted[run][key]
+            difference = values[run][key] - values[base][key]
             drawn = replicates[run][key] - replicates[base][key]
             low, high, n_undefined = percentile_interval(drawn[:, None], confidence_level=confidence_level)
-            se = _deviation(drawn)
+            low, high = stated_ends(np.array([difference]), low, high)
+            is_told = bool(np.isfinite(low[0]))
+            se = _deviation(drawn) if is_told else np.nan
             of_key.append(
                 {
                     "run": run,
                     "baseline": base,
                     "metric": key[1],
                     "subset": key[0],
-                    "difference": values[run][key] - values[base][key],
+                    "difference": difference,
                     "ci_low": low[0],
                     "ci_high": high[0],
                     "se": se,
-                    "p_value": two_sided_p(drawn),
+                    "p_value": two_sided_p(drawn) if is_told else np.nan,
                     "minimum_detectable": reach * se,
+                    "n_images": n_images,
+                    "n_groups": n_groups,
                     "n_undefined": int(n_undefined[0]),
                 }
             )

@@ -23,7 +23,7 @@ from ddeval.metrics.decisions import (
     net_benefit_curve_draws,
     sensitivity_at_specificity_draws,
 )
-from ddeval.metrics.resampling import exact_ends, group_weights, percentile_interval, weighed
+from ddeval.metrics.resampling import exact_ends, group_weights, percentile_interval, stated_ends, weighed
 
 Mask = npt.NDArray[np.bool_]
 
@@ -228,8 +228,9 @@ def net_benefit_table(
             low, high, _ = percentile_interval(
                 replicates[run] - replicates[baseline], confidence_level=confidence_level
             )
-            frame["difference"] = point[run][0] - point[baseline][0]
-            frame["difference_low"], frame["difference_high"] = low, high
+            difference = point[run][0] - point[baseline][0]
+            low, high = stated_ends(difference, low, high)
+            frame["difference"], frame["difference_low"], frame["difference_high"] = difference, low, high
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)[columns]
 

@@ -204,14 +204,15 @@ def forest(
     Parameters
     ----------
     differences : DataFrame
-        `run, baseline, metric, difference, ci_low, ci_high, p_holm, minimum_detectable`, one subset.
+        `run, baseline, metric, difference, ci_low, ci_high, p_holm, minimum_detectable, n_images`, one
+        subset.
     margin : float, optional
         The largest loss allowed beforehand, as a positive number; drawn as a dashed line.
     """
     rows = differences[differences["metric"] == metric].to_dict("records")
     unit, (baseline,) = difference_unit(metric), {row["baseline"] for row in rows} or {""}
     axis = figures.Axis.around_zero(
-        [float(row[end]) for row in rows for end in ("ci_low", "ci_high")], unit=unit
+        [float(row[end]) for row in rows for end in ("difference", "ci_low", "ci_high")], unit=unit
     )
     better = measure(metric).better
     line = None if margin is None else (margin if better == "low" else -margin)
@@ -230,7 +231,8 @@ def forest(
                     series=(colours or {}).get(str(row["run"]), 1),
                 ),
                 shown(row["difference"], unit),
-                sub=shown_interval(row["ci_low"], row["ci_high"], unit),
+                sub=shown_interval(row["ci_low"], row["ci_high"], unit)
+                or f"no interval (n = {shown(row['n_images'], 'count')})",
             )
             for row in rows
         ],
@@ -244,19 +246,21 @@ def forest(
 def difference_sentence(row: Mapping[Hashable, Any]) -> str:
     """What a paired interval allows to say: by how much at least and at most, or how much is ruled out.
 
-    >>> row = {"run": "B", "baseline": "A", "metric": "top_1_accuracy", "ci_low": -0.012, "ci_high": 0.009}
-    >>> difference_sentence(row)
+    >>> row = {"run": "B", "baseline": "A", "metric": "top_1_accuracy", "difference": 0.001}
+    >>> difference_sentence(row | {"ci_low": -0.012, "ci_high": 0.009})
     'B and A: no difference in top-1 accuracy larger than 1.2\\xa0points either way.'
     """
     about, low, high = measure(row["metric"]), row["ci_low"], row["ci_high"]
     name = about.title[0].lower() + about.title[1:] if about.title[1:2].islower() else about.title
     size: Unit = "distance" if difference_unit(row["metric"]) == "points" else "probability"
-    if is_undefined(low) or is_undefined(high):
-        return f"{row['run']} and {row['baseline']}: {name} could not be compared."
-    if low == high:  # one patient, or answers that are the same: nothing says how far it could be off
-        same = shown(abs(low), size)
+    if is_undefined(row["difference"]):
+        of = f" (n = {shown(row['n_images'], 'count')})" if "n_images" in row else ""
+        return f"{row['run']} and {row['baseline']}: {name} could not be compared{of}."
+    if is_undefined(low) or is_undefined(high):  # nothing says how far it could be off
+        same = shown(abs(row["difference"]), size)
         return (
-            f"{row['run']} and {row['baseline']}: {name} differs by {same} in every resample: not to be told."
+            f"{row['run']} and {row['baseline']}: {name} differs by {same} in every resample "
+            f"(n = {shown(row['n_images'], 'count')}): not to be told."
         )
     if low <= 0 <= high:
         bound = shown(max(-low, high), size)

@@ -15,7 +15,14 @@ from ddeval.errors import InputError
 from ddeval.metrics.arrays import Floats, Weights, weighted_means
 from ddeval.metrics.discrimination import label_ranks
 from ddeval.metrics.readings import case_codes, closed_set, joined_groups
-from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, percentile_interval, weighed
+from ddeval.metrics.resampling import (
+    N_RESAMPLES,
+    group_codes,
+    group_weights,
+    percentile_interval,
+    stated_ends,
+    weighed,
+)
 from ddeval.score.joined import Joined
 
 
@@ -76,6 +83,7 @@ def ensemble_gains(
                 rng = np.random.default_rng(seed)  # the draws of `ddeval.metrics.paired.compare`
                 weights = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
                 low, high, _ = percentile_interval(np.concatenate(list(weighed(mean_gain, weights)))[:, None])
+                low, high = stated_ends(np.array([gain.mean()]), low, high)
                 rows.append(
                     {
                         "run": name, "member": member, "metric": metric, "difference": float(gain.mean()),
