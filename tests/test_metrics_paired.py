@@ -101,7 +101,7 @@ def test_further_numbers_say_what_they_are_over():
 
 @pytest.mark.parametrize("is_one_image", [True, False])
 def test_a_difference_of_one_patient_has_no_interval(is_one_image):
-    """Every resample is that patient again: it repeats the difference and bounds nothing, whatever its size."""
+    """Every resample is that patient again: it repeats the difference and bounds nothing."""
     n = 1 if is_one_image else 4
     labels = np.zeros(n, dtype=int)
     right, wrong = (np.tile(row, (n, 1)) for row in ([0.8, 0.2], [0.3, 0.7]))

@@ -14,7 +14,7 @@ from ddeval.metrics.resampling import quantile_interval
 CLASSES = ("Eczema", "Melanoma", "Acne")
 
 
-def made(folder, *, n=240):
+def made(folder, *, n=240, sexes=("female", "male"), **columns):
     """Two runs on one manifest: `good` is right in 90 %, `poor` in 60 %; two images a patient, two sexes."""
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=n)
@@ -23,7 +23,8 @@ def made(folder, *, n=240):
             "image_id": [f"i{k:03d}" for k in range(n)],
             "label": [CLASSES[k] for k in labels],
             "patient_id": [f"p{k // 2}" for k in range(n)],
-            "sex": np.where(np.arange(n) // 2 % 2 == 0, "female", "male"),
+            "sex": np.where(np.arange(n) // 2 % 2 == 0, *sexes),
+            **columns,
         }
     )
     frame.to_csv(folder / "manifest.csv", index=False)

@@ -40,7 +40,17 @@ def attributes(manifest: pd.DataFrame) -> pd.DataFrame:
     1         18-39
     2  not recorded
     """
-    found = {**_skin_types(manifest)}
+    found = carried(manifest)
+    kept = {name: cells for name, cells in found.items() if len(recorded(cells)) > 1}
+    return pd.DataFrame(kept, index=manifest.index).astype(object)
+
+
+def carried(manifest: pd.DataFrame) -> dict[str, pd.Series]:
+    """The cells of every attribute that a column of the manifest could tell, as in `attributes`.
+
+    Of one group, or of `not recorded` alone, too. A column `skin_type` carries all four of its sources.
+    """
+    found = _skin_types(manifest)
     for column, name in (("sex", "sex"), ("body_site", "body site"), ("source", "source")):
         if column in manifest:
             found[name] = _recorded(manifest[column])
@@ -50,8 +60,12 @@ def attributes(manifest: pd.DataFrame) -> pd.DataFrame:
     if answers:
         found["questionnaire"] = _completeness(manifest[answers])
     order = [*SKIN_TYPE_SOURCES.values(), "sex", "age", "body site", "source", "questionnaire"]
-    kept = {name: found[name] for name in order if name in found and _n_recorded(found[name]) > 1}
-    return pd.DataFrame(kept, index=manifest.index).astype(object)
+    return {name: found[name] for name in order if name in found}
+
+
+def recorded(cells: pd.Series) -> list[str]:
+    """The groups of an attribute that some image has, sorted."""
+    return sorted(set(cells.dropna()) - {NOT_RECORDED})
 
 
 def group_order(attribute: str, groups: list[str]) -> list[str]:
@@ -75,12 +89,11 @@ def _skin_types(manifest: pd.DataFrame) -> dict[str, pd.Series]:
     found = {}
     for key, name in SKIN_TYPE_SOURCES.items():
         is_of = types.notna() & (source.isna() if key is None else source.eq(key))
-        if is_of.any():
-            cells = [
-                t if of else None if has else NOT_RECORDED
-                for t, of, has in zip(types, is_of, types.notna(), strict=True)
-            ]
-            found[name] = pd.Series(cells, index=manifest.index, dtype=object)
+        cells = [
+            t if of else None if has else NOT_RECORDED
+            for t, of, has in zip(types, is_of, types.notna(), strict=True)
+        ]
+        found[name] = pd.Series(cells, index=manifest.index, dtype=object)
     return found
 
 
@@ -103,7 +116,3 @@ def _completeness(answers: pd.DataFrame) -> pd.Series:
 
 def _recorded(cells: pd.Series) -> pd.Series:
     return cells.astype(object).where(cells.notna(), NOT_RECORDED)
-
-
-def _n_recorded(groups: pd.Series) -> int:
-    return len(set(groups.dropna()) - {NOT_RECORDED})

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 
 from ddeval import io
 from ddeval.config import Section, parse_config, read_yaml
+from ddeval.data.attributes import carried, recorded
 from ddeval.errors import InputError
 from ddeval.metrics.calibration import ece_interval
 from ddeval.metrics.gate import Answer, Kind, judged, overall
@@ -124,9 +125,11 @@ def gate_answers(
         if criterion.metric == LATENCY:
             found = latency(run, bench)
         elif criterion.metric == LARGEST_GAP:
-            found = _largest_gap(criterion, tables["subgroup_extremes"], comparison, run, place)
+            found = _unrecorded(criterion, joined) or _largest_gap(
+                criterion, tables["subgroup_extremes"], comparison, run, place
+            )
         elif criterion.attribute is not None:
-            found = _of_group(criterion, tables["subgroups"], run, place)
+            found = _unrecorded(criterion, joined) or _of_group(criterion, tables["subgroups"], run, place)
         elif criterion.metric == "ece" and criterion.subset == "all":
             found = _ece(joined, run, seed=seed, n_resamples=n_resamples)
         else:
@@ -191,7 +194,8 @@ def _of_comparison(
     own = comparison.values
     own = own[(own["run"] == run) & (own["subset"] == criterion.subset) & (own["metric"] == criterion.metric)]
     n_images, n_groups = own[["n_images", "n_groups"]].iloc[0]
-    return Found(float(value), low, high, int(n_images), int(n_groups))
+    note = "every resample repeats it" if np.isfinite(value) and np.isnan(low) else ""
+    return Found(float(value), low, high, int(n_images), int(n_groups), note)
 
 
 def _ece(joined: Joined, run: str, *, seed: int, n_resamples: int) -> Found:
@@ -202,6 +206,18 @@ def _ece(joined: Joined, run: str, *, seed: int, n_resamples: int) -> Found:
     rng = np.random.default_rng([seed, 6])
     found = ece_interval(labels, probs, groups=joined.groups[rows], rng=rng, n_resamples=n_resamples)
     return Found(found.value, found.ci_low, found.ci_high, found.n_images, found.n_groups)
+
+
+def _unrecorded(criterion: Criterion, joined: Joined) -> Found | None:
+    """What can be said of an attribute that the manifest carries and records of fewer than two groups."""
+    cells = carried(joined.rows).get(str(criterion.attribute))
+    groups = [] if cells is None else recorded(cells)
+    if cells is None or len(groups) > 1:
+        return None
+    at = cells.isin(groups).to_numpy(dtype=bool)
+    of = f"{groups[0]!r} is the only group recorded" if groups else "not recorded of any photograph"
+    note = f"{criterion.attribute}: {of}: no two groups to compare"
+    return Found(np.nan, np.nan, np.nan, int(at.sum()), len(np.unique(joined.groups[at])), note)
 
 
 def _largest_gap(
