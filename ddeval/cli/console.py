@@ -166,7 +166,7 @@ def parity(found: Mapping[str, Any]) -> str:
         f"{found['way']} against {found['against']}, the first {found['n_images']:,} images: "
         f"{found['n_flips']:,} answers changed (at most {value(found['flips_high'], 'percent')}), "
         f"top-1 {points} points ({interval_of or 'no interval'}), "
-        f"logits {found['largest_logit_difference']:.1e} apart at most"
+        f"logits {found['largest_logit_difference']:.1e} apart at most; measured in {found['seconds']:.1f} s"
     )
 
 
