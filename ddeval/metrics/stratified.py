@@ -61,6 +61,21 @@ def moments(
     )
 
 
+def response_variance(
+    answered: Floats, is_lost: npt.NDArray[np.bool_], weight: Floats, drawn: Drawn
+) -> float:
+    """What the chance of ending without verdict adds to the variance of a stratified sum.
+
+    `answered` is the residual of a row with a verdict, 0 of others; `is_lost` those without. A row drawn with
+    probability p and answered with chance q adds (1 - p) S^2 by the draw, which `moments` counts, and
+    p (1 - q) times the mean square by the answer, which the finite-population correction has taken with it
+    (response as a second phase: Sarndal, Swensson and Wretman 1992, chapter 15).
+    """
+    lost = drawn.sum(is_lost.astype(np.float64)) / drawn.n
+    square = drawn.sum((1.0 - drawn.missing) * (drawn.relative * answered) ** 2)
+    return float(weight**2 @ (lost * square / (drawn.n * np.maximum(drawn.n - 1.0, 1.0))))
+
+
 def interval(value: float, shift: float, variance: float, third: float, level: float) -> tuple[float, float]:
     """Cornish-Fisher quantiles around value + shift, inside 0 to 1 and never without the value."""
     if variance <= 0:  # everything was vetted

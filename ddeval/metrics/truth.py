@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ddeval.metrics.reader_error import ReaderError
-from ddeval.metrics.stratified import Drawn, interval, moments, tuned_slope
+from ddeval.metrics.stratified import Drawn, interval, moments, response_variance, tuned_slope
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
@@ -121,6 +121,7 @@ def estimate(
     sample: Sample,
     *,
     sizes: npt.ArrayLike | None = None,
+    outside: npt.ArrayLike | None = None,
     proxy: npt.ArrayLike | None = None,
     reader_error: ReaderError | None = None,
     confidence_level: float = 0.95,
@@ -130,9 +131,10 @@ def estimate(
     Stratified mean (Horvitz-Thompson with known stratum sizes) over rows that have a verdict. A row of
     the sample whose verdict is NaN counts as without verdict and is bounded, never guessed; rows outside
     the sample are not looked at, so filling them in changes nothing. The interval is for this split
-    (finite-population correction); each stratum adds 1 / (strata + 1) pseudo-verdicts of either kind, so
-    that a stratum with 0 or all hits still carries doubt, and the third moment shifts both ends
-    (Cornish-Fisher). NaN where a stratum has no sampled row or no row has a verdict.
+    (finite-population correction). Which rows of a stratum end without verdict is taken as chance, so a
+    stratum drawn whole carries doubt where some of its rows got none. Each stratum adds 1 / (strata + 1)
+    pseudo-verdicts of either kind, so that one with 0 or all hits still carries doubt, and the third moment
+    shifts both ends (Cornish-Fisher). NaN where a stratum has no sampled row or no row has a verdict.
 
     Parameters
     ----------
@@ -146,6 +148,9 @@ def estimate(
     sizes : float array of shape (N,), optional
         Images of each row when rows are cases: the value is then per image (a ratio, with the case as the
         unit of sampling); without it every row counts once.
+    outside : bool array of shape (N,), optional
+        Rows that were read and are no part of the number (in a closed set, `other`): known to be so, hence
+        not without verdict, and not in the bounds.
     proxy : float array of shape (N,), optional
         A guess of `correct` for every row: prediction-powered estimate with the weight of the guess tuned
         to the smallest variance (PPI++), so a useless guess costs nothing.
@@ -180,17 +185,19 @@ def estimate(
     size = _column("sizes", sizes, n_rows, default=1.0)
     size = size / size.mean()
     index, verdict, inclusion = _checked(correct, sample, n_rows)
-    has_verdict = ~np.isnan(verdict)
+    is_outside = _flags("outside", outside, n_rows)[index]
+    has_verdict = ~np.isnan(verdict) & ~is_outside
+    is_lost = ~has_verdict & ~is_outside
     weight = np.bincount(stratum, minlength=n_strata) / n_rows
     drawn = Drawn.of(stratum[index], inclusion, n_strata)
     if not has_verdict.any() or (drawn.n == 0).any():
-        return _undefined(has_verdict)
+        return _undefined(has_verdict, is_lost)
 
     counted = size[index] * has_verdict
     right = counted * np.where(has_verdict, verdict, 0.0)
     whole = float(weight @ drawn.mean(counted))
     value = float(weight @ drawn.mean(right)) / whole
-    residual = right - value * counted
+    residual = answered = right - value * counted
     if proxy is not None:
         guess = _column("proxy", proxy, n_rows, default=0.0)
         aid = size * (guess - np.average(guess, weights=size))  # its mean over the split is known: 0
@@ -201,6 +208,7 @@ def estimate(
 
     ends = np.array([-value, 1.0 - value])[:, None] * drawn.mean(counted)  # residuals of 0 and of 1
     shift, variance, third = moments(residual, ends, weight, drawn, pseudo=1.0 / (n_strata + 1))
+    variance += response_variance(answered, is_lost, weight, drawn)
     shift, variance, third = shift / whole, variance / whole**2, third / whole**3
     if reader_error is not None:
         gain = 1.0 - reader_error.miss - reader_error.false_hit
@@ -215,14 +223,15 @@ def estimate(
         variance += max(chance, 0.0) * float(weight**2 @ read) / whole**2
         variance = (variance + (value * reader_error.miss_se) ** 2) / gain**2
     low, high = interval(value, shift, variance, third, confidence_level)
-    left = float(weight @ drawn.mean(size[index] * ~has_verdict)) / float(weight @ drawn.mean(size[index]))
+    left = float(weight @ drawn.mean(size[index] * is_lost))
+    left /= float(weight @ drawn.mean(size[index] * ~is_outside))
     value = min(max(value, 0.0), 1.0)
     return Estimate(
         value=value,
         ci_low=low,
         ci_high=high,
         n_vetted=int(has_verdict.sum()),
-        n_without_verdict=int((~has_verdict).sum()),
+        n_without_verdict=int(is_lost.sum()),
         without_verdict=left,
         worst_case=value * (1 - left),
         best_case=value * (1 - left) + left,
@@ -254,10 +263,9 @@ def joined(samples: Sequence[Sample], probabilities: Sequence[npt.ArrayLike]) ->
     return Sample(index, 1.0 - missed)
 
 
-def _undefined(has_verdict: npt.NDArray[np.bool_]) -> Estimate:
+def _undefined(has_verdict: npt.NDArray[np.bool_], is_lost: npt.NDArray[np.bool_]) -> Estimate:
     nan = float("nan")
-    n_vetted = int(has_verdict.sum())
-    return Estimate(nan, nan, nan, n_vetted, len(has_verdict) - n_vetted, nan, nan, nan, nan, nan)
+    return Estimate(nan, nan, nan, int(has_verdict.sum()), int(is_lost.sum()), nan, nan, nan, nan, nan)
 
 
 def _whole(wanted: Floats, sizes: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
@@ -300,6 +308,17 @@ def _column(name: str, values: npt.ArrayLike | None, n_rows: int, *, default: fl
     if name == "sizes" and not (column > 0).all():
         raise ValueError("sizes must be positive")
     return column
+
+
+def _flags(name: str, values: npt.ArrayLike | None, n_rows: int) -> npt.NDArray[np.bool_]:
+    if values is None:
+        return np.zeros(n_rows, dtype=bool)
+    flags = np.asarray(values)
+    if flags.shape != (n_rows,) or flags.dtype != bool:
+        raise ValueError(
+            f"{name} must be bool and of shape ({n_rows},), got {flags.dtype} of shape {flags.shape}"
+        )
+    return flags
 
 
 def _checked(correct: npt.ArrayLike, sample: Sample, n_rows: int) -> tuple[Rows, Floats, Floats]:

@@ -185,9 +185,17 @@ def _estimate(
     share in neither bound.
     """
     has_verdict = table["labels"].notna().to_numpy()
-    inside = np.where(answers.is_inside, right, np.nan)
-    value = estimate(inside, strata, sample, sizes=sizes, reader_error=error, confidence_level=level)
-    in_bounds = np.where(has_verdict & ~answers.is_inside, np.nan, (~has_verdict).astype(float))
+    is_outside = has_verdict & ~answers.is_inside
+    value = estimate(
+        np.where(answers.is_inside, right, np.nan),
+        strata,
+        sample,
+        sizes=sizes,
+        outside=is_outside,
+        reader_error=error,
+        confidence_level=level,
+    )
+    in_bounds = np.where(is_outside, np.nan, (~has_verdict).astype(float))
     left = estimate(in_bounds, strata, sample, sizes=sizes, confidence_level=level).value
     n_inside = int(answers.is_inside[sample.index].sum())
     return {
