@@ -155,7 +155,10 @@ def test_one_image_has_numbers_without_a_spread(told):
     assert (mcnemar["se_paired"], mcnemar["se_unpaired"]) == (None, None)
     for row in found.two["differences"]:
         assert row["ci_low"] is row["ci_high"] is row["se"] is row["p_value"] is None, row["metric"]
-    assert "no interval (n = 1)" in text_of(found.folder / "page.html")
+    page = text_of(found.folder / "page.html")
+    assert "no interval (n = 1)" in page
+    assert "1 photograph, 1 patient" in page
+    assert not re.search(r"\b1 (photographs|patients|images|cases|checkpoints)\b", page)
     assert (found.two["n_images"], found.two["n_groups"]) == (1, 1)
     assert all(row["value"] is None for row in found.two["subgroups"])
 

@@ -71,6 +71,17 @@ def test_a_run_scored_again_under_other_conditions_leaves_the_comparison_equal(c
     assert verified(copied / "page.html")["differences"] == []
 
 
+def test_the_json_twin_holds_every_table_of_the_page(home):
+    """Rows and columns; where a photograph lies is no number."""
+    twin = io.read_json(home / "page" / "comparison.json")
+    tables = {path.stem: io.read_parquet(path)[0] for path in (home / "page").glob("*.parquet")}
+    assert {"values", "differences", "flips", "harm"} <= set(tables)
+    for name, table in tables.items():
+        frame = table.drop(columns="thumbnail", errors="ignore")
+        assert len(twin[name]) == len(frame), name
+        assert all(set(row) == set(frame) for row in twin[name]), name
+
+
 def stored_numbers(folder: Path) -> list[tuple[Path, str, int]]:
     """Each number of the Parquet tables in a folder: file, column and row."""
     cells = []

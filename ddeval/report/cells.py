@@ -13,7 +13,7 @@ import pandas as pd
 from ddeval.report.components import Cell, Column, Table
 from ddeval.report.inputs import UNKNOWN, Number, RunTables
 from ddeval.report.measures import MEASURES, measure
-from ddeval.report.rounding import Unit, is_undefined, shown, shown_interval
+from ddeval.report.rounding import Unit, counted, is_undefined, shown, shown_interval
 
 BIASED_UP = ("ece", "ece_equal_mass", "mce", "classwise_ece", "smooth_ece")
 """These have no interval; `<name>_floor_low`, `_floor_high` are what a perfectly calibrated model shows."""
@@ -175,7 +175,7 @@ def _estimate_cells(run: RunTables, name: str, subset: str) -> list[Cell]:
         Cell(
             shown(number.n_images, "count"),
             sort=number.n_images,
-            title=f"of {shown(number.n_groups, 'count')} {run.group_unit}",
+            title=f"of {counted(number.n_groups, run.group_unit)}",
         ),
     ]
 

@@ -21,7 +21,7 @@ from ddeval.report.components import (
 )
 from ddeval.report.inputs import UNKNOWN, Number, RunTables
 from ddeval.report.measures import measure
-from ddeval.report.rounding import Unit, is_undefined, rounded, shown, shown_interval, shown_tick
+from ddeval.report.rounding import Unit, counted, is_undefined, rounded, shown, shown_interval, shown_tick
 
 BY_CLASS = (
     "sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "average_precision", "labelled_share",
@@ -74,7 +74,7 @@ def _pair_item(pair: Mapping[Hashable, Any], *, link: str) -> Cell:
     words = f"{pair['label']} → {pair['predicted']}"
     share = shown(pair["share_of_label"], "percent")
     return Cell(
-        words, sub=f"{shown(pair['n'], 'count')} photographs, {share} of the label", link=link, filters=words
+        words, sub=f"{counted(pair['n'], 'photographs')}, {share} of the label", link=link, filters=words
     )
 
 
@@ -93,7 +93,7 @@ def confusion_heat(run: RunTables, *, prefix: str = "", id: str = "") -> Heat:
     for label in names:
         right = run.number(f"{prefix}sensitivity", class_name=label) or UNKNOWN
         shares[label, label] = right.value
-        row = [Cell(label, title=f"{shown(right.n_images, 'count')} photographs")]
+        row = [Cell(label, title=counted(right.n_images, "photographs"))]
         for answer in names:
             n, share = int(counts[label, answer]), shares.get((label, answer), 0.0)
             row.append(_heat_cell(f"{label} answered as {answer}", n, share, right.n_images))
@@ -186,7 +186,7 @@ def _class_table(run: RunTables, names: Sequence[str]) -> Table:
     rows = []
     for name in names:
         labelled = run.number("sensitivity", class_name=name) or UNKNOWN
-        n_groups = f"{shown(labelled.n_groups, 'count')} {run.group_unit}"
+        n_groups = counted(labelled.n_groups, run.group_unit)
         row = [Cell(name), Cell(shown(labelled.n_images, "count"), sub=n_groups, sort=labelled.n_images)]
         rows.append(row + [number_cell(run.number(m, class_name=name), measure(m).unit) for m in metrics])
     columns = [

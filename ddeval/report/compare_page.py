@@ -41,7 +41,7 @@ from ddeval.report.evidence import (
 from ddeval.report.guidelines import Reported
 from ddeval.report.inputs import RunTables, read_run_tables
 from ddeval.report.page import SYNTHETIC_NOTE, render
-from ddeval.report.rounding import shown
+from ddeval.report.rounding import counted
 from ddeval.report.subgroups import measured_attributes, subgroup_section, whole_of
 from ddeval.report.vetted import vetted_section
 
@@ -204,12 +204,11 @@ def _measured(compared: ComparisonTables, *, date: str, has_photos: bool) -> str
     facts = compared.facts
     manifest = str(compared.candidate.facts.get("manifest", {}).get("path", "")).rsplit("/", 1)[-1]
     as_given = " (as given, not vetted)" if facts["labels"] == "v0" else ""
-    n_images, n_groups = (shown(facts[name], "count") for name in ("n_images", "n_groups"))
     said = [
         "Comparison",
         date,
         f"{manifest or 'manifest not given'}, split {', '.join(facts.get('splits', [])) or 'all'}",
-        f"{n_images} photographs, {n_groups} {facts['group_unit']}",
+        f"{counted(facts['n_images'], 'photographs')}, {counted(facts['n_groups'], facts['group_unit'])}",
         f"labels {facts['labels']}{as_given}",
         f"photographs {'shown' if has_photos else 'left out of this file'}",
     ]

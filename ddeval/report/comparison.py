@@ -25,7 +25,7 @@ from ddeval.report.components import (
 from ddeval.report.evidence import PHOTOS_LEFT_OUT
 from ddeval.report.inputs import Number, data_uri
 from ddeval.report.measures import measure
-from ddeval.report.rounding import Unit, is_undefined, shown, shown_interval, shown_range
+from ddeval.report.rounding import Unit, counted, is_undefined, shown, shown_interval, shown_range
 
 ROUND_1 = ("top_1_accuracy", "top_3_accuracy", "auroc_macro", "ece")
 MISSED = "malignant_missed"
@@ -370,11 +370,11 @@ def _reader_rows(readers: pd.DataFrame, numbers: Sequence[str]) -> list[list[Cel
     rows = []
     for reader, held in readers.groupby("reader", sort=False):
         of = {str(row["metric"]): row for row in held.to_dict("records")}
-        n = shown(held["n_cases"].iloc[0], "count")
+        n = counted(held["n_cases"].iloc[0], "cases")
         row = [Cell(str(reader), sub="each against the others")]
         row += [_value_cell(of.get(m), m) for m in numbers[:2]]
         row += [Cell("–")] + [_value_cell(of.get(m), m) for m in numbers[2:]]
-        notes = "; ".join([f"{n} cases", *dict.fromkeys(str(x) for x in held["notes"] if x)])
+        notes = "; ".join([n, *dict.fromkeys(str(x) for x in held["notes"] if x)])
         rows.append([*row, Cell("–"), Cell("–"), Cell(notes)])
     return rows
 

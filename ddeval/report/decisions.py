@@ -25,7 +25,7 @@ from ddeval.report.components import (
     missing,
 )
 from ddeval.report.measures import measure
-from ddeval.report.rounding import Unit, is_undefined, shown, shown_interval, shown_with_interval
+from ddeval.report.rounding import Unit, counted, is_undefined, shown, shown_interval, shown_with_interval
 
 Answer = Literal["pass", "fail", "cannot tell"]
 
@@ -199,15 +199,16 @@ def harm_figure(
     drawn, rows = [], []
     for (group, run), held in harm.groupby(["group", "run"], sort=False):
         n_images = int(held["n_images"].sum())
-        n = shown(n_images, "count")
         outcomes = {str(row["outcome"]): row for row in held.to_dict("records")}
         parts = [(outcomes[name]["share"], mark, name) for name, mark in _HARM.items() if name in outcomes]
         if not only or run in only:
-            drawn.append(figures.tag("p", f"{group}, {run}: {n} photographs", class_="sharename"))
+            drawn.append(
+                figures.tag("p", f"{group}, {run}: {counted(n_images, 'photographs')}", class_="sharename")
+            )
             drawn.append(figures.plot_shares(parts, label=f"{group}, {run}: outcomes; the table is below."))
         missed = outcomes.get("missed", {})
         of_patients = missed.get("n_groups")
-        patients = "" if is_undefined(of_patients) else f"{shown(of_patients, 'count')} patients"
+        patients = "" if is_undefined(of_patients) else counted(of_patients, "patients")
         rows.append(
             [
                 Cell(str(run), sub=str(group)),
@@ -217,7 +218,7 @@ def harm_figure(
                     sub=shown_interval(missed.get("per_1000_low"), missed.get("per_1000_high"), "per_1000"),
                     sort=missed.get("per_1000"),
                 ),
-                Cell(n, sub=patients, sort=n_images),
+                Cell(shown(n_images, "count"), sub=patients, sort=n_images),
             ]
         )
     columns = [

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from markupsafe import Markup, escape
 
-from ddeval.report.rounding import Unit, is_undefined, shown, shown_tick
+from ddeval.report.rounding import Unit, counted, is_undefined, shown, shown_tick
 
 ROUND_STEPS = (0.004, 0.01, 0.02, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Where an axis may end, below 1."""
@@ -234,8 +234,7 @@ def plot_outcomes(outcomes: pd.DataFrame, *, label: str) -> Markup:
     drawn = []
     for given, held in outcomes.groupby("given", sort=False):
         words = "photographs of a target class" if given == "target" else "photographs of anything else"
-        n = shown(int(held["n_images"].iloc[0]), "count")
-        drawn.append(tag("p", f"{n} {words}", class_="sharename"))
+        drawn.append(tag("p", counted(int(held["n_images"].iloc[0]), words), class_="sharename"))
         parts = list(zip(held["share"], held["outcome"], held["outcome"], strict=True))
         drawn.append(plot_shares(parts, label=f"{words}. {label}"))
     return joined(drawn)
@@ -352,7 +351,7 @@ def _counts_under(table: pd.DataFrame) -> Markup:
 
 def _bin_words(bin_: Mapping[Hashable, Any]) -> str:
     ends = f"{shown(bin_['low'], 'percent')} to {shown(bin_['high'], 'percent')}"
-    return f"{ends}: {shown(bin_['n'], 'count')} images"
+    return f"{ends}: {counted(bin_['n'], 'images')}"
 
 
 def _line(points: Sequence[tuple[float, float]], class_: str, *, closed: bool = False) -> Markup:

@@ -11,7 +11,7 @@ from typing import Any
 from ddeval.report.components import Cell, Column, Table
 from ddeval.report.inputs import UNKNOWN, RunTables
 from ddeval.report.measures import measure
-from ddeval.report.rounding import shown, shown_with_interval
+from ddeval.report.rounding import counted, shown, shown_with_interval
 
 NOT_AVAILABLE = "not available"
 LEAKS = ("DD001", "DD002", "DD007")
@@ -48,7 +48,7 @@ def guideline_table(run: RunTables, about: Reported, *, id: str = "guidelines") 
 def _items(run: RunTables, about: Reported) -> Sequence[tuple[str, str, str]]:
     facts, summary = run.facts, run.summary
     made_from = summary.get("made_from", {})
-    unit, n_groups = run.group_unit, shown(summary.get("n_groups"), "count")
+    unit = run.group_unit
     synthetic = "synthetic photographs, drawn by a computer; " if run.is_synthetic else ""
     manifest = str(facts.get("manifest", {}).get("path", "")).rsplit("/", 1)[-1]
     splits = ", ".join(facts.get("splits", [])) or "all"
@@ -62,9 +62,10 @@ def _items(run: RunTables, about: Reported) -> Sequence[tuple[str, str, str]]:
          _leaks(run.checks)),
         ("Reference standard", "CLAIM · TRIPOD+AI 8 · STARD-AI", _reference(run)),
         ("Readers, their qualification and agreement", "CLAIM · STARD-AI",
-         f"{about.n_readers} readers, see the human rows" if about.n_readers else NOT_AVAILABLE),
+         f"{counted(about.n_readers, 'readers')}, see the human rows" if about.n_readers else NOT_AVAILABLE),
         ("Sample size", "TRIPOD+AI 10 · STARD-AI",
-         f"{shown(summary.get('n_images'), 'count')} photographs, {n_groups} {unit}; no calculation given"),
+         f"{counted(summary.get('n_images'), 'photographs')}, {counted(summary.get('n_groups'), unit)}; "
+         "no calculation given"),
         ("What was left out", "CLAIM · TRIPOD+AI 11 · STARD-AI",
          f"{shown(summary.get('n_quarantined'), 'count')} not readable, "
          f"{shown(summary.get('n_unlabelled'), 'count')} without a label"),
@@ -115,7 +116,7 @@ def _imbalance(run: RunTables) -> str:
     held = [n.n_images for name in run.class_names if (n := run.number("sensitivity", class_name=name))]
     if not held:
         return NOT_AVAILABLE
-    return f"{shown(min(held), 'count')} to {shown(max(held), 'count')} photographs a class, see Per class"
+    return f"photographs a class: {shown(min(held), 'count')} to {shown(max(held), 'count')}, see Per class"
 
 
 def _values(run: RunTables, *metrics: str) -> str:

@@ -81,6 +81,16 @@ def shown(value: float | None, unit: Unit, *, n: int | None = None) -> str:
     return rounded(value, unit) + SUFFIX.get(unit, "")
 
 
+def counted(n: float | None, things: str) -> str:
+    """A count and what is counted, in the singular for 1; of a phrase, its first word.
+
+    >>> counted(1204, "patients"), counted(1, "photographs of a target class")
+    ('1,204 patients', '1 photograph of a target class')
+    """
+    noun, *rest = things.split(" ")
+    return " ".join([shown(n, "count"), noun.removesuffix("s") if n == 1 else noun, *rest])
+
+
 def shown_interval(ci_low: float | None, ci_high: float | None, unit: Unit) -> str:
     """An interval in the unit of its value, without repeating the unit; empty where there is none.
 

@@ -29,7 +29,7 @@ from ddeval.report.confidence import CALIBRATION, N_TABLE_ROWS, SELECTIVE, sets_
 from ddeval.report.headline import HEADLINE
 from ddeval.report.inputs import UNKNOWN, RunTables
 from ddeval.report.measures import measure
-from ddeval.report.rounding import is_undefined, rounded, shown, shown_interval
+from ddeval.report.rounding import counted, is_undefined, rounded, shown, shown_interval
 
 BY_CLASS = ("sensitivity", "ppv", "auroc", "share_ratio")
 Colours = Mapping[str, int]
@@ -284,15 +284,16 @@ def _outcome_figure(outcomes: Sequence[tuple[RunTables, pd.DataFrame]]) -> Figur
             of = table[table["given"] == given]
             if of.empty:
                 continue
-            n = shown(int(of["n_images"].iloc[0]), "count")
-            drawn.append(figures.tag("p", f"{run.name}: {n} photographs {words}", class_="sharename"))
+            n_images = int(of["n_images"].iloc[0])
+            n = counted(n_images, f"photographs {words}")
+            drawn.append(figures.tag("p", f"{run.name}: {n}", class_="sharename"))
             parts = list(zip(of["share"], of["outcome"], of["outcome"], strict=True))
             drawn.append(
                 figures.plot_shares(parts, label=f"{run.name}, {words}: shares; the table is below.")
             )
             shares = dict(zip(of["outcome"], of["share"], strict=True))
             cells = [_share_cell(shares.get(name)) for name in ("right", "wrong", "deferred")]
-            rows.append([Cell(run.name), Cell(words), Cell(n, sort=int(of["n_images"].iloc[0])), *cells])
+            rows.append([Cell(run.name), Cell(words), Cell(shown(n_images, "count"), sort=n_images), *cells])
     titles = ("Photographs", "Right", "Wrong", "Deferred")
     columns = [Column("Checkpoint", is_number=False), Column("Given", is_number=False), *map(Column, titles)]
     return Figure(

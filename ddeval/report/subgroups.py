@@ -22,7 +22,7 @@ from ddeval.report.components import (
 )
 from ddeval.report.inputs import Number, RunTables
 from ddeval.report.measures import measure
-from ddeval.report.rounding import Unit, is_undefined, shown, shown_interval
+from ddeval.report.rounding import Unit, counted, is_undefined, shown, shown_interval
 
 PLOTTED = ("top_1_accuracy", "malignant_right")
 """Metrics drawn; all stand in the table."""
@@ -127,7 +127,7 @@ def _extreme_table(extremes: pd.DataFrame) -> Table:
     """The worst group and the largest gap of each attribute, for the metrics that are drawn."""
     rows = []
     for row in extremes[extremes["metric"].isin(PLOTTED)].to_dict("records"):
-        if is_undefined(row["value"]):
+        if is_undefined(row["value"]) or row["n_candidates"] < 2:  # the lowest of one group is no finding
             continue
         about = measure(row["metric"])
         unit = about.unit if row["kind"] == "worst" else "distance"
@@ -167,7 +167,7 @@ def _gap_table(
                 Cell(measure(row["metric"]).title),
                 Cell(shown(row["value"], unit), sub=shown_interval(row["ci_low"], row["ci_high"], unit),
                      sort=sort_key(row["value"])),
-                Cell(shown(row["n_images"], "count"), sub=f"{shown(row['n_groups'], 'count')} patients",
+                Cell(shown(row["n_images"], "count"), sub=counted(row["n_groups"], "patients"),
                      sort=row["n_images"]),
                 _gap_cell(row, "gap", "gap_low", "gap_high", gap_unit),
                 Cell(shown(row["p_holm"], "p_value"), sort=sort_key(row["p_holm"])),

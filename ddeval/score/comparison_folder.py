@@ -229,7 +229,7 @@ def write(made: Compared, out: Path, *, note: Callable[[str], None] = lambda lin
             stale.unlink()
     for name, table in tables.items():
         io.write_parquet(out / f"{name}.parquet", table)
-    twin = facts | {name: table.to_dict("records") for name, table in tables.items() if name != "flips"}
+    twin = facts | {name: table.to_dict("records") for name, table in made.tables.items()}
     io.write_json(out / COMPARISON_FILE, twin)
     return twin
 

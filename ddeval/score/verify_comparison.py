@@ -51,7 +51,7 @@ def verify_comparison(folder: Path) -> Verification:
     for name, table in tables.items():
         n_cells += table.size
         found += frame_differences(folder, f"{name}.parquet", table, ignored=("thumbnail",))
-    twin = made.facts | {name: t.to_dict("records") for name, t in tables.items() if name != "flips"}
+    twin = made.facts | {name: t.to_dict("records") for name, t in tables.items()}
     computed = json.loads(io.to_json(twin))
     n_cells += sum(1 for _ in leaves(computed))
     found += value_differences(f"{folder.name}/{COMPARISON_FILE}", _settled(stored), _settled(computed))
