@@ -95,6 +95,25 @@ def stored_numbers(folder: Path) -> list[tuple[Path, str, int]]:
     return cells
 
 
+def test_a_changed_number_in_every_table_of_a_comparison_is_found(copied):
+    """One number of each file that has one, all at once: the list of differences names every file."""
+    folder, changed = copied / "page", {}
+    for path, column, row in stored_numbers(folder):
+        changed.setdefault(path, (column, row))
+    names = {path.stem for path in changed}
+    assert {"values", "differences", "mcnemar", "best", "flips", "harm", "net_benefit", "subgroups"} <= names
+    for path, (column, row) in changed.items():
+        frame, metadata = io.read_parquet(path)
+        value = frame[column].iloc[row]
+        frame.loc[frame.index[row], column] = type(value)(value + 1)
+        io.write_parquet(path, frame, metadata=metadata)
+    said = {d["file"] for d in verified(folder, code=1)["differences"]}
+    for path in changed:
+        place = path.relative_to(folder).parts
+        of_run = {f for f in said if f.startswith(place[0]) and f.endswith(path.name)}
+        assert of_run or f"page/{path.name}" in said, (path, said)
+
+
 def a_changed_cell_is_found(folder, rng):
     path, column, row = (cells := stored_numbers(folder))[rng.integers(len(cells))]
     before = path.read_bytes()
