@@ -179,7 +179,8 @@ def test_the_page_shows_versions_and_readers_and_verifies(vetted, tmp_path, monk
     assert "Human readers: not available" not in page
     assert verify_comparison(tmp_path / "page").differences == ()
 
-    table = io.read_parquet(tmp_path / "page" / "versions.parquet")[0]
-    io.write_parquet(tmp_path / "page" / "versions.parquet", table.assign(left_out=0.5))
+    for name, column in (("versions", "left_out"), ("readers", "value")):
+        table = io.read_parquet(tmp_path / "page" / f"{name}.parquet")[0]
+        io.write_parquet(tmp_path / "page" / f"{name}.parquet", table.assign(**{column: 0.5}))
     found = verify_comparison(tmp_path / "page").differences
-    assert {Path(difference.file).name for difference in found} == {"versions.parquet"}
+    assert {Path(difference.file).name for difference in found} == {"versions.parquet", "readers.parquet"}
