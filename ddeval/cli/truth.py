@@ -48,7 +48,7 @@ def _say(result: dict[str, Any]) -> None:
         ]
         for row in result["estimates"]
     ]
-    header = ["accuracy against the vetted reference", "value", level, "whatever the rest is"]
+    header = ["accuracy against the vetted reference", "value", level, "if all others wrong to right"]
     console.say(console.table(rows, header=header))
     if result["without_verdict"]:
         console.say(
@@ -83,7 +83,7 @@ def _say_reader_error(error: dict[str, Any] | None) -> None:
     differ, miss = (console.value(error[name], "percent") for name in ("disagreement", "miss"))
     console.say(
         f"reader error: two readers name different classes on {differ} of {error['n_pairs']} cases; "
-        f"the consensus misses about {miss} (inside the strict intervals)"
+        f"the consensus calls about {miss} of right answers wrong (inside the strict intervals)"
     )
 
 
@@ -102,7 +102,10 @@ def _say_errors(result: dict[str, Any]) -> None:
         )
     stop = result["stop"]
     if stop["is_enough"]:
-        console.say(f"stop rule: of the last {stop['n_window']} ranked so few are wrong that it is enough")
+        console.say(
+            f"stop rule: of the last {stop['n_window']} ranked so few are wrong that "
+            "more ranked cases will find little"
+        )
 
 
 def _metric(name: str) -> str:
