@@ -193,7 +193,8 @@ def net_benefit_table(
 
     Columns `run, threshold, net_benefit, ci_low, ci_high, refer_all, difference, difference_low,
     difference_high` (to `baseline`, within the same resamples; NaN for the baseline itself and without
-    one). No rows without a malignant image and a malignant class. Referring nobody is 0 throughout.
+    one; no ends where every resample repeats the difference). No rows without a malignant image and a
+    malignant class. Referring nobody is 0 throughout.
     """
     columns = [
         "run", "threshold", "net_benefit", "ci_low", "ci_high", "refer_all",
