@@ -7,25 +7,15 @@ from sklearn.metrics import roc_curve
 from ddeval.metrics.arrays import softmax
 from ddeval.metrics.decisions import (
     confident_misses,
-    expected_cost,
-    expected_cost_draws,
     harm_draws,
-    harm_table,
     is_flagged,
     malignant_probability,
-    missed_per_1000,
-    missed_per_1000_draws,
-    net_benefit,
-    net_benefit_curve,
     net_benefit_curve_draws,
-    net_benefit_draws,
-    sensitivity_at_specificity,
     sensitivity_at_specificity_draws,
 )
 from tests import reference
 
 MALIGNANT_CLASSES = np.array([True, False, True, False])
-COSTS = np.array([[0.0, 100.0, 5.0], [1.0, 0.0, 2.0]])
 
 
 def random_case(seed, *, has_ties=False):
@@ -46,37 +36,32 @@ def class_case(seed):
     return is_malignant, softmax(2 * rng.normal(size=(60, 4)) + 2 * np.eye(4)[labels])
 
 
-METRICS = {  # name -> (metric, its draws), each of (arrays of a case, weights)
-    "sensitivity_at_specificity": (
-        lambda truth, score, w: sensitivity_at_specificity(truth, score, specificity=0.8, weights=w),
-        lambda truth, score, w: sensitivity_at_specificity_draws(truth, score, w, specificity=0.8),
+METRICS = {  # each of (arrays of a case, weights)
+    "sensitivity_at_specificity": lambda truth, score, w: sensitivity_at_specificity_draws(
+        truth, score, w, specificity=0.8
     ),
-    "missed_per_1000": (
-        lambda truth, score, w: missed_per_1000(truth, score > 0.5, prevalence=0.02, weights=w),
-        lambda truth, score, w: missed_per_1000_draws(truth, score > 0.5, w, prevalence=0.02),
-    ),
-    "net_benefit": (
-        lambda truth, score, w: net_benefit(truth, score, threshold=0.2, weights=w),
-        lambda truth, score, w: net_benefit_draws(truth, score, w, threshold=0.2),
-    ),
-    "expected_cost": (
-        lambda truth, score, w: expected_cost(~truth + 0, (score < 0.5) + 0, COSTS, weights=w),
-        lambda truth, score, w: expected_cost_draws(~truth + 0, (score < 0.5) + 0, w, costs=COSTS),
-    ),
-    "share missed": (
-        lambda truth, score, w: harm_table(truth, score > 0.5, score < 0.2, prevalence=0.1, weights=w).loc[
-            2, "share"
-        ],
-        lambda truth, score, w: harm_draws(truth, score > 0.5, score < 0.2, w)["missed"],
-    ),
+    "net_benefit": lambda truth, score, w: net_benefit_curve_draws(truth, score, w, thresholds=[0.2])[:, 0],
+    "share missed": lambda truth, score, w: harm_draws(truth, score > 0.5, score < 0.2, w)["missed"],
 }
+
+
+def one_draw(truth, weights=None):
+    return np.ones((1, len(truth))) if weights is None else weights[None]
+
+
+def sensitivity(truth, score, specificity=0.9):
+    return sensitivity_at_specificity_draws(truth, score, one_draw(truth), specificity=specificity)[0]
+
+
+def net_benefit(truth, score, thresholds, weights=None):
+    return net_benefit_curve_draws(truth, score, one_draw(truth, weights), thresholds=thresholds)[0]
 
 
 @pytest.mark.parametrize("specificity", [0.0, 0.5, 0.8, 0.9, 0.95, 1.0])
 @pytest.mark.parametrize("seed", range(8))
 def test_sensitivity_matches_its_definition(seed, specificity):
     truth, score = random_case(seed, has_ties=seed % 2 == 1)
-    value = sensitivity_at_specificity(truth, score, specificity=specificity)
+    value = sensitivity(truth, score, specificity)
     assert value == pytest.approx(reference.sensitivity_at_specificity(truth, score, specificity))
 
 
@@ -85,69 +70,60 @@ def test_sensitivity_is_read_off_scikit_learns_roc_curve(seed):
     truth, score = random_case(seed)
     false_alarms, found, _ = roc_curve(truth, score, drop_intermediate=False)
     expected = found[1 - false_alarms >= 0.9].max()
-    assert sensitivity_at_specificity(truth, score, specificity=0.9) == pytest.approx(expected)
+    assert sensitivity(truth, score) == pytest.approx(expected)
 
 
 def test_a_specificity_on_the_line_is_kept_whatever_the_rounding():
     """3 of 30 benign rows above the malignant one at .9: (1 - .9) x 30 is 2.9999999999999996."""
     truth, score = np.arange(31) == 3, np.linspace(1, 0, 31)
-    assert sensitivity_at_specificity(truth, score, specificity=0.9) == 1.0
+    assert sensitivity(truth, score) == 1.0
 
 
 def test_rows_of_one_score_are_referred_together():
     """The malignant row ties with both benign ones: no threshold finds it and keeps a specificity."""
-    assert sensitivity_at_specificity(np.array([True, False, False]), np.ones(3), specificity=0.5) == 0.0
+    assert sensitivity(np.array([True, False, False]), np.ones(3), specificity=0.5) == 0.0
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.2, 0.5, 0.9])
 @pytest.mark.parametrize("seed", range(5))
 def test_net_benefit_matches_its_definition(seed, threshold):
     truth, score = random_case(seed, has_ties=True)
-    value = net_benefit(truth, score, threshold=threshold)
+    value = net_benefit(truth, score, [threshold])[0]
     assert value == pytest.approx(reference.net_benefit(truth, score, threshold), abs=1e-12)
 
 
-def test_the_curve_stands_beside_referring_everybody():
+def test_referring_everybody_gains_nothing_where_the_threshold_is_the_prevalence():
     """Everybody: prevalence - (1 - prevalence) t / (1 - t), which is 0 where t is the prevalence."""
     truth, score = random_case(3)
     share = truth.mean()
-    table = net_benefit_curve(truth, score, thresholds=[0.1, share, 0.6])
     expected = [share - (1 - share) * t / (1 - t) for t in (0.1, share, 0.6)]
-    assert table["refer_all"].tolist() == pytest.approx(expected)
-    assert table.loc[1, "refer_all"] == pytest.approx(0.0)
-    one_by_one = [net_benefit(truth, score, threshold=t) for t in table["threshold"]]
-    assert table["net_benefit"].tolist() == pytest.approx(one_by_one)
-    assert table["n_referred"].tolist() == [(score >= t).sum() for t in table["threshold"]]
+    everybody = net_benefit(truth, np.ones(len(truth)), [0.1, share, 0.6])
+    assert everybody.tolist() == pytest.approx(expected)
+    assert everybody[1] == pytest.approx(0.0)
+    one_by_one = [net_benefit(truth, score, [t])[0] for t in (0.1, share, 0.6)]
+    assert net_benefit(truth, score, [0.1, share, 0.6]).tolist() == pytest.approx(one_by_one)
 
 
 def test_a_perfect_score_gains_the_share_of_malignant_rows_at_every_threshold():
     truth, _ = random_case(4)
-    table = net_benefit_curve(truth, truth.astype(float), thresholds=[0.01, 0.5, 0.99])
-    assert table["net_benefit"].tolist() == pytest.approx([truth.mean()] * 3)
+    gains = net_benefit(truth, truth.astype(float), [0.01, 0.5, 0.99])
+    assert gains.tolist() == pytest.approx([truth.mean()] * 3)
 
 
 def test_draws_of_the_curve_are_its_points():
     truth, score = random_case(5)
     weights = np.random.default_rng(5).integers(0, 3, size=(4, len(truth))).astype(float)
     draws = net_benefit_curve_draws(truth, score, weights, thresholds=[0.1, 0.3])
-    expected = [[net_benefit(truth, score, threshold=t, weights=w) for t in (0.1, 0.3)] for w in weights]
+    expected = [[net_benefit(truth, score, [t], w)[0] for t in (0.1, 0.3)] for w in weights]
     np.testing.assert_allclose(draws, expected)
-
-
-def test_missed_per_1000_moves_with_the_stated_prevalence_and_not_with_the_split():
-    """Sensitivity 3/4: of 1,000 patients 20 are malignant and 5 are missed, whatever the benign rows."""
-    truth = np.array([True] * 4 + [False] * 6)
-    referred = np.array([True] * 3 + [False] * 7)
-    assert missed_per_1000(truth, referred, prevalence=0.02) == pytest.approx(5.0)
-    assert missed_per_1000(truth[:5], referred[:5], prevalence=0.02) == pytest.approx(5.0)
-    assert missed_per_1000(truth, referred, prevalence=0.04) == pytest.approx(10.0)
 
 
 def test_a_malignancy_inside_other_is_missed_though_its_class_is_right():
     """The label of the row is `other` and the model says so; by its diagnosis it is malignant."""
     probs = np.array([[0.1, 0.1, 0.1, 0.7], [0.7, 0.1, 0.1, 0.1]])
     flagged = is_flagged(probs, MALIGNANT_CLASSES)
-    assert missed_per_1000(np.array([True, True]), flagged, prevalence=0.5) == 250.0
+    harm = harm_draws(np.array([True, True]), flagged, np.array([False, False]), np.ones((1, 2)))
+    assert harm["missed"].tolist() == [0.5]
 
 
 def test_the_malignant_probability_is_summed_over_classes():
@@ -176,12 +152,6 @@ def test_flagged_rows_are_those_whose_top_class_is_malignant(seed):
     )
 
 
-def test_expected_cost_worked_by_hand():
-    """Deferring (action 2) costs 5 where something malignant waits and 2 where nothing does."""
-    truth, action = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 0, 1, 2])
-    assert expected_cost(truth, action, COSTS) == pytest.approx((0 + 100 + 5 + 1 + 0 + 2) / 6)
-
-
 def test_confident_misses_are_malignant_unflagged_and_sure():
     probs = np.array([[0.1, 0.9, 0.0, 0.0], [0.3, 0.7, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0], [0.1, 0.9, 0.0, 0.0]])
     truth = np.array([True, True, True, False])
@@ -189,17 +159,16 @@ def test_confident_misses_are_malignant_unflagged_and_sure():
     assert confident_misses(truth, probs, MALIGNANT_CLASSES, min_confidence=0.7).tolist()[:2] == [True, True]
 
 
-def test_the_harm_table_worked_by_hand():
+def test_harm_worked_by_hand():
     """Four malignant rows: one found, two deferred (one of them flagged as well), one missed."""
     truth = np.array([True, True, True, True, False])
     flagged = np.array([True, True, False, False, True])
     deferred = np.array([False, True, True, False, False])
-    table = harm_table(truth, flagged, deferred, prevalence=0.04)
-    assert table.to_dict("list") == {
-        "outcome": ["right", "deferred", "missed"],
-        "n_images": [1.0, 2.0, 1.0],
-        "share": [0.25, 0.5, 0.25],
-        "per_1000": [10.0, 20.0, 10.0],
+    harm = harm_draws(truth, flagged, deferred, one_draw(truth))
+    assert {outcome: share.tolist() for outcome, share in harm.items()} == {
+        "right": [0.25],
+        "deferred": [0.5],
+        "missed": [0.25],
     }
 
 
@@ -208,8 +177,8 @@ def test_a_weight_is_that_many_copies_of_the_row(name):
     truth, score = random_case(7, has_ties=True)
     counts = np.random.default_rng(7).integers(0, 4, size=len(truth))
     rows = np.repeat(np.arange(len(truth)), counts)
-    metric, _ = METRICS[name]
-    assert metric(truth, score, counts) == pytest.approx(metric(truth[rows], score[rows], None))
+    copies = METRICS[name](truth[rows], score[rows], one_draw(rows))
+    assert METRICS[name](truth, score, one_draw(truth, counts)) == pytest.approx(copies)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -219,9 +188,9 @@ def test_draws_are_the_metric_under_each_row_of_weights(name, monkeypatch):
     weights = np.random.default_rng(8).integers(0, 3, size=(7, len(truth))).astype(np.float32)
     weights[4] = 0
     monkeypatch.setattr("ddeval.metrics.arrays.BLOCK_CELLS", 3 * len(truth))
-    metric, draws = METRICS[name]
-    values = draws(truth, score, weights)
-    np.testing.assert_allclose(values, [metric(truth, score, w) for w in weights])
+    values = METRICS[name](truth, score, weights)
+    one_by_one = np.concatenate([METRICS[name](truth, score, one_draw(truth, w)) for w in weights])
+    np.testing.assert_allclose(values, one_by_one)
     assert np.isnan(values).tolist() == [False] * 4 + [True] + [False] * 2
 
 
@@ -229,35 +198,30 @@ def test_draws_are_the_metric_under_each_row_of_weights(name, monkeypatch):
 def test_metrics_do_not_depend_on_the_order_of_rows(name):
     truth, score = random_case(9, has_ties=True)
     rows = np.random.default_rng(9).permutation(len(truth))
-    metric, _ = METRICS[name]
-    assert metric(truth[rows], score[rows], None) == pytest.approx(metric(truth, score, None))
+    metric, draw = METRICS[name], one_draw(truth)
+    assert metric(truth[rows], score[rows], draw) == pytest.approx(metric(truth, score, draw))
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_metrics_are_nan_without_rows(name):
-    assert np.isnan(METRICS[name][0](np.empty(0, dtype=bool), np.empty(0), None))
+    assert np.isnan(METRICS[name](np.empty(0, dtype=bool), np.empty(0), np.empty((1, 0))))
 
 
-@pytest.mark.parametrize("name", ["sensitivity_at_specificity", "missed_per_1000", "share missed"])
+@pytest.mark.parametrize("name", ["sensitivity_at_specificity", "share missed"])
 def test_what_is_about_malignant_rows_is_nan_without_one(name):
-    assert np.isnan(METRICS[name][0](np.zeros(3, dtype=bool), np.array([0.1, 0.5, 0.9]), None))
+    assert np.isnan(METRICS[name](np.zeros(3, dtype=bool), np.array([0.1, 0.5, 0.9]), np.ones((1, 3))))
 
 
 def test_sensitivity_is_nan_without_a_benign_row():
     """Every threshold keeps a specificity nobody can measure."""
-    assert np.isnan(sensitivity_at_specificity(np.ones(3, dtype=bool), np.array([0.1, 0.5, 0.9])))
+    assert np.isnan(sensitivity(np.ones(3, dtype=bool), np.array([0.1, 0.5, 0.9])))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda t, s: sensitivity_at_specificity(t, s, specificity=90), r"specificity must lie in \[0, 1\]"),
-        (lambda t, s: sensitivity_at_specificity(t, s * np.nan), "score has NaN in row 0"),
-        (lambda t, s: sensitivity_at_specificity(t, s[:1]), r"got \(2,\) and \(1,\)"),
-        (lambda t, s: missed_per_1000(t, t, prevalence=2), r"prevalence must lie in \[0, 1\], got 2"),
-        (lambda t, s: net_benefit(t, s, threshold=1.0), "thresholds must lie between 0 and 1"),
-        (lambda t, s: expected_cost(t + 0, t + 1, COSTS[:, :2]), r"action must lie in 0\.\.1"),
-        (lambda t, s: expected_cost(t + 0, t + 0, np.array([[0, np.nan]])), "costs must be finite"),
+        (lambda t, s: sensitivity(t, s, specificity=90), r"specificity must lie in \[0, 1\]"),
+        (lambda t, s: net_benefit(t, s, [1.0]), "thresholds must lie between 0 and 1"),
         (lambda t, s: malignant_probability(np.ones((2, 1)), np.array([1])), "must be bool, one a class"),
         (lambda t, s: is_flagged(np.full((2, 2), 3.0), t), r"logits\? apply softmax first"),
         (
