@@ -16,7 +16,7 @@ from ddeval.metrics.calibration import (
     nll,
     reliability_table,
 )
-from ddeval.metrics.floors import calibration_floor, spiegelhalter
+from ddeval.metrics.floors import calibration_floor
 from ddeval.metrics.smoothing import smooth_ece
 from tests import reference
 
@@ -435,29 +435,3 @@ def test_groups_of_another_length_are_refused():
         calibration_floor(
             np.array([0]), np.array([[1.0, 0.0]]), groups=np.array([1, 2]), rng=np.random.default_rng(0)
         )
-
-
-def test_spiegelhalter_worked_by_hand():
-    """Confidence .8 twice, once right: terms (.2 - .8)(1 - 1.6) = .36, variance 2 (.36)(.16) = .1152."""
-    test = spiegelhalter(*two_classes([0.8, 0.8], [True, False]))
-    assert test.z == pytest.approx(0.36 / np.sqrt(0.1152))
-    assert test.p_value == pytest.approx(0.28884, abs=1e-5)
-
-
-@pytest.mark.parametrize("has_groups", [False, True])
-def test_spiegelhalter_rejects_a_calibrated_model_in_one_of_twenty(has_groups):
-    """Binomial sd of 400 repeats is 1.1 points; with groups each image stands there three times."""
-    rejected = []
-    for seed in range(400):
-        labels, probs = calibrated_case(np.random.default_rng(seed), 200)
-        groups = None
-        if has_groups:
-            groups = np.repeat(np.arange(200), 3)
-            labels, probs = np.repeat(labels, 3), np.repeat(probs, 3, axis=0)
-        rejected.append(spiegelhalter(labels, probs, groups=groups).p_value < 0.05)
-    assert np.mean(rejected) == pytest.approx(0.05, abs=0.033)
-
-
-def test_spiegelhalter_is_nan_where_no_outcome_could_move_it():
-    assert np.isnan(spiegelhalter(*two_classes([1.0, 1.0], [True, True])).p_value)
-    assert np.isnan(spiegelhalter(np.empty(0, dtype=int), np.empty((0, 2))).z)

@@ -11,8 +11,7 @@ from ddeval.metrics.recalibration import (
     CALIBRATORS,
     calibrators_table,
     cross_fit,
-    loss_split,
-    loss_split_draws,
+    loss_parts,
     recalibrate,
 )
 from ddeval.metrics.scaling import RIDGE, fit_temperature, fit_vector_scaling, logits_of, temperature_scaled
@@ -168,10 +167,14 @@ def test_fewer_patients_than_folds_are_refused():
         cross_fit(labels, logits, groups=np.arange(20) % 4, rng=np.random.default_rng(0))
 
 
+def mean_parts(labels, probs, scaled):
+    return {name: values.mean() for name, values in loss_parts(labels, probs, scaled).items()}
+
+
 def test_the_two_parts_add_up_to_the_loss():
     labels, logits = case(11)
     probs, scaled = softmax(logits), softmax(logits / 2)
-    parts = loss_split(labels, probs, scaled)
+    parts = mean_parts(labels, probs, scaled)
     assert parts["nll_calibration"] + parts["nll_refinement"] == pytest.approx(nll(labels, probs))
     brier = parts["brier_score_calibration"] + parts["brier_score_refinement"]
     assert brier == pytest.approx(brier_score(labels, probs))
@@ -182,7 +185,7 @@ def test_refinement_does_not_depend_on_how_overconfident_the_logits_are():
     labels, logits = case(12, temperature=1.0)
     groups = np.arange(len(labels)) // 2
     one, three = (
-        loss_split(
+        mean_parts(
             labels,
             softmax(x),
             cross_fit(labels, x, groups=groups, rng=np.random.default_rng(0)).pred_probs,
@@ -192,21 +195,6 @@ def test_refinement_does_not_depend_on_how_overconfident_the_logits_are():
     assert three["nll_refinement"] == pytest.approx(one["nll_refinement"], abs=1e-8)
     assert abs(one["nll_calibration"]) < 0.002
     assert three["nll_calibration"] > 0.3
-
-
-def test_draws_of_the_split_are_the_split_under_each_row_of_weights():
-    labels, logits = case(13, n_images=50)
-    probs, scaled = softmax(logits), softmax(logits / 2)
-    weights = np.random.default_rng(13).integers(0, 3, size=(4, 50)).astype(float)
-    draws = loss_split_draws(labels, probs, scaled, weights)
-    for b, row in enumerate(weights):
-        one = loss_split(labels, probs, scaled, weights=row)
-        assert {name: values[b] for name, values in draws.items()} == pytest.approx(one)
-
-
-def test_the_split_is_nan_without_images():
-    none = np.empty((0, 3))
-    assert np.isnan(list(loss_split(np.empty(0, dtype=int), none, none).values())).all()
 
 
 def test_the_table_judges_on_test_what_was_fitted_on_calibration():

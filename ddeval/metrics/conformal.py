@@ -2,7 +2,7 @@
 
 A threshold is read off a calibration split and gives sets on another one; without such a split, off the
 patients of the other folds (`fold_sets`). What is promised is the share
-of all cases, not of each class or each patient group: `coverage_table` shows the classes, and an empty
+of all cases, not of each class or each patient group: `sets_table` shows the groups, and an empty
 set (LAC makes them) means defer. With n calibration images the coverage on endless new ones is itself
 random, Beta(n + 1 - l, l) with l = floor((n + 1)(1 - coverage)): at n = 5,000 and 90 % its standard
 deviation is .0042. The promise needs independent images; photographs of one patient count as fewer.
@@ -189,32 +189,6 @@ def sets_table(
             "share_empty": means[:, 2],
             "n_images": n_images.astype(np.int64),
             "n_groups": n_groups_of,
-        }
-    )
-
-
-def coverage_table(labels: Labels, sets: Sets) -> pd.DataFrame:
-    """What the sets do, over all images (`label` -1, first row) and for each labelled class.
-
-    Columns `label`, `n_images`, `coverage` (share whose label is in the set), `mean_size`,
-    `share_empty`. NaN in the first row when there are no images.
-    """
-    labels, sets = np.asarray(labels), np.asarray(sets)
-    if sets.ndim != 2 or labels.shape != sets.shape[:1]:
-        raise ValueError(f"labels must have shape (N,) and sets (N, K), got {labels.shape} and {sets.shape}")
-    sizes = sets.sum(axis=1)
-    facts = np.column_stack([sets[np.arange(len(labels)), labels], sizes, sizes == 0]).astype(np.float64)
-    present = np.unique(labels)
-    members = np.vstack([np.ones(len(labels)), labels == present[:, None]])
-    n_images = members.sum(axis=1)
-    means = ratio(members @ facts, n_images[:, None])
-    return pd.DataFrame(
-        {
-            "label": np.concatenate([[-1], present]).astype(np.int64),
-            "n_images": n_images.astype(np.int64),
-            "coverage": means[:, 0],
-            "mean_size": means[:, 1],
-            "share_empty": means[:, 2],
         }
     )
 

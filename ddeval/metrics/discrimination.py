@@ -12,12 +12,10 @@ the same in every draw: labelled classes for balanced accuracy, AUROC and averag
 predicted ones for macro F1; a draw in which one of them has no value is NaN and is counted.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy import sparse
 
 from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, cell_sums, cells, checked, ratio, top_class
@@ -256,27 +254,6 @@ def average_precision_macro(labels: Labels, pred_probs: Probs, *, weights: Weigh
 
 def average_precision_macro_draws(labels: Labels, pred_probs: Probs, weights: Weights) -> Floats:
     return _areas_draws(labels, pred_probs, weights)["average_precision_macro"]
-
-
-def class_table(
-    labels: Labels,
-    pred_probs: Probs,
-    *,
-    class_names: Sequence[str] | None = None,
-    weights: Weights | None = None,
-) -> pd.DataFrame:
-    """Each class against the rest, one row a class: its rates, `auroc` and `average_precision`.
-
-    Arguments and errors as `top_k_accuracy`; the rates as `class_rates`. A class without images keeps
-    its row, with NaN where a number is not defined. `n` is the weight of the images with that label.
-    """
-    labels, pred_probs, weights = checked(labels, pred_probs, weights)
-    counts = Confusion.of(labels, pred_probs).counts(weights)
-    auroc, average_precision = Rankings.of(labels, pred_probs).areas(weights)
-    numbers = {"n": counts.sum(axis=2), **class_rates(counts), "auroc": auroc}
-    columns = {name: values[0] for name, values in numbers.items()}
-    names = [str(k) for k in range(pred_probs.shape[1])] if class_names is None else list(class_names)
-    return pd.DataFrame({"class_name": names, **columns, "average_precision": average_precision[0]})
 
 
 def area_summaries(

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import norm
 
 from ddeval.metrics.arrays import BLOCK_CELLS, Floats, Labels, Probs, check_labels_and_probs, ratio
 from ddeval.metrics.binning import (
@@ -117,38 +116,6 @@ def calibration_floor(
             for name, value in observed.items()
         ]
     )
-
-
-class SpiegelhalterTest(NamedTuple):
-    """Is the mean squared error of the top-class confidence what it states of itself?"""
-
-    z: float
-    """Above 0: a larger error than stated (overconfident); standard normal for a calibrated model."""
-    p_value: float
-    """Two-sided."""
-
-
-def spiegelhalter(
-    labels: Labels, pred_probs: Probs, *, groups: npt.NDArray[Any] | None = None
-) -> SpiegelhalterTest:
-    """One test of calibration without bins; NaN when no confidence can move it (all 1/2 or 1, no images).
-
-    With `groups` the variance is that of the sums over patients; without, every image counts as
-    independent. Arguments and errors as in `calibration_floor`.
-
-    References
-    ----------
-    Spiegelhalter (1986), Probabilistic prediction in patient management and clinical trials.
-    """
-    labels, pred_probs = check_labels_and_probs(labels, pred_probs)
-    confidence, correct = confidence_and_correct(labels, pred_probs)
-    terms = (correct - confidence) * (1 - 2 * confidence)
-    if groups is None:
-        variance = float((np.square(1 - 2 * confidence) * confidence * (1 - confidence)).sum())
-    else:
-        variance = float(np.square(np.bincount(_numbered(groups, len(labels)), weights=terms)).sum())
-    z = float(terms.sum() / np.sqrt(variance)) if variance > 0 else np.nan
-    return SpiegelhalterTest(z=z, p_value=float(2 * norm.sf(abs(z))))
 
 
 def _against(measure: Measure, confidence: Floats) -> Callable[[Drawn], Floats]:

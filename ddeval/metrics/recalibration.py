@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, checked, softmax, top_class, weighted_means
+from ddeval.metrics.arrays import Floats, Labels, Probs, softmax, top_class
 from ddeval.metrics.calibration import brier_losses, brier_score, ece, log_losses, nll
 from ddeval.metrics.scaling import Logits, fit_temperature, fit_vector_scaling, temperature_scaled
 
@@ -88,33 +88,22 @@ def cross_fit(
     return Recalibrated(pred_probs, temperatures, f"cross-fitted over {n_folds} folds of groups")
 
 
-def loss_split(
-    labels: Labels, pred_probs: Probs, recalibrated: Probs, *, weights: Weights | None = None
-) -> dict[str, float]:
-    """`nll` and `brier_score` in two parts: what recalibration removes, and what stays.
+def loss_parts(labels: Labels, pred_probs: Probs, recalibrated: Probs) -> dict[str, Floats]:
+    """`nll` and `brier_score` of each image in two parts: what recalibration removes, and what stays; (N,).
 
     `<loss>_refinement` is the loss of `recalibrated` (of `cross_fit` or `recalibrate`),
     `<loss>_calibration` the loss of `pred_probs` less that: above 0 there is something to gain; a little
-    below, the fit cost more than it brought. The two add up to the loss. NaN when there are no images.
+    below, the fit cost more than it brought. The two add up to the loss.
 
     References
     ----------
     Berta et al. (2025), Rethinking early stopping: refine, then calibrate, arXiv:2501.19195.
     """
-    held_labels, held_probs, counts = checked(labels, pred_probs, weights)
-    _, held_recalibrated, _ = checked(labels, recalibrated, weights)
-    draws = loss_split_draws(held_labels, held_probs, held_recalibrated, counts)
-    return {name: float(values[0]) for name, values in draws.items()}
-
-
-def loss_split_draws(
-    labels: Labels, pred_probs: Probs, recalibrated: Probs, weights: Weights
-) -> dict[str, Floats]:
     parts: dict[str, Floats] = {}
     for name, losses in (("nll", log_losses), ("brier_score", brier_losses)):
         stays = losses(labels, recalibrated)
-        parts[f"{name}_calibration"] = weighted_means(weights, losses(labels, pred_probs) - stays)
-        parts[f"{name}_refinement"] = weighted_means(weights, stays)
+        parts[f"{name}_calibration"] = losses(labels, pred_probs) - stays
+        parts[f"{name}_refinement"] = stays
     return parts
 
 

@@ -12,8 +12,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from ddeval.metrics.arrays import Floats, Labels, softmax
-from ddeval.metrics.calibration import brier_losses, log_losses, reliability_table
-from ddeval.metrics.recalibration import CALIBRATORS, Recalibrated, calibrators_table, cross_fit, recalibrate
+from ddeval.metrics.calibration import reliability_table
+from ddeval.metrics.recalibration import (
+    CALIBRATORS,
+    Recalibrated,
+    calibrators_table,
+    cross_fit,
+    loss_parts,
+    recalibrate,
+)
 from ddeval.metrics.resampling import bootstrap
 from ddeval.metrics.scaling import logits_of
 from ddeval.score.predictions import Predictions
@@ -104,16 +111,12 @@ def recalibration(
 def _losses(
     judged: ClosedSet, scaled: Recalibrated, *, run: str, rng: np.random.Generator, n_resamples: int
 ) -> pd.DataFrame:
-    """METRICS rows of `ddeval.metrics.recalibration.loss_split`, which are means over images."""
-    probs = softmax(judged.logits)
+    """METRICS rows of the mean over images of each of `loss_parts`."""
     rows = []
-    for name, losses in (("nll", log_losses), ("brier_score", brier_losses)):
-        stays = losses(judged.labels, scaled.pred_probs)
-        goes = losses(judged.labels, probs) - stays
-        for part, values in (("calibration", goes), ("refinement", stays)):
-            found = bootstrap(_mean, values, groups=judged.groups, rng=rng, n_resamples=n_resamples)
-            row = {"run": run, "metric": f"{name}_{part}", "subset": "all", "class_name": None}
-            rows.append({**row, **found._asdict()})
+    for metric, values in loss_parts(judged.labels, softmax(judged.logits), scaled.pred_probs).items():
+        found = bootstrap(_mean, values, groups=judged.groups, rng=rng, n_resamples=n_resamples)
+        row = {"run": run, "metric": metric, "subset": "all", "class_name": None}
+        rows.append({**row, **found._asdict()})
     return pd.DataFrame(rows)
 
 
