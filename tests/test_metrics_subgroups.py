@@ -91,6 +91,29 @@ def test_a_gap_to_a_rest_of_few_patients_cannot_be_told():
         assert ("cannot tell, the rest has fewer than 20 patients (19)" in largest["note"]) != is_told
 
 
+def test_all_right_on_both_sides_has_an_exact_end_and_no_interval_of_the_gap():
+    """Thirty patients a side, none wrong: a share of 1 is at least .88 (widened for two groups .86), and the
+    gap of 0 that every resample repeats bounds nothing."""
+    cells = {"g": np.repeat(np.array(["a", "b"], dtype=object), 30)}
+    labels = np.zeros(60, dtype=int)
+    values = {"top_1_accuracy": np.ones(60), "calibration_gap": np.full(60, -0.25)}
+    found = subgroups(
+        labels, values, cells, groups=np.arange(60), rng=np.random.default_rng(0), n_resamples=20
+    )
+    a = of(found.table, "a")
+    assert (a["value"], a["ci_high"], a["gap"], a["n_groups"]) == (1.0, 1.0, 0.0, 30)
+    assert a["ci_low"] == pytest.approx(0.025 ** (1 / 30))
+    ends = ["gap_low", "gap_high", "p_value", "p_holm", "standardised_low", "standardised_high"]
+    assert a[ends].isna().all()
+    worst, largest = (
+        found.extremes[found.extremes["kind"] == kind].iloc[0] for kind in ("worst", "largest_gap")
+    )
+    assert worst["ci_low"] == pytest.approx(0.0125 ** (1 / 30))
+    assert largest["value"] == 0.0
+    assert largest[["ci_low", "ci_high"]].isna().all()
+    assert of(found.table, "a", "calibration_gap")[["ci_low", "ci_high", "gap_low"]].isna().all()
+
+
 def test_the_worst_group_has_a_wider_interval_for_having_been_picked():
     labels, values, cells, patients = made()
     found = subgroups(labels, values, cells, groups=patients, rng=np.random.default_rng(1), n_resamples=2000)

@@ -15,8 +15,15 @@ import pandas as pd
 from scipy import sparse
 
 from ddeval.metrics.arrays import Floats, Labels, Weights, cell_sums, ratio
-from ddeval.metrics.paired import holm, two_sided_p
-from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, percentile_interval, weighed
+from ddeval.metrics.paired import SHARE_ENDS, holm, two_sided_p
+from ddeval.metrics.resampling import (
+    N_RESAMPLES,
+    group_codes,
+    group_weights,
+    percentile_interval,
+    stated_ends,
+    weighed,
+)
 
 FEWEST_GROUPS = 20
 """Patients a group needs to be shown: with 20 a 95 % interval holds the truth in about 94 % of samples."""
@@ -62,8 +69,9 @@ def subgroups(
     Holm's family is the groups of one attribute that are shown, for one metric. The standardised gap
     averages the gaps within classes that both sides have, weighted by the classes' share of both; in a
     draw where one side lost a class, that class is left out of the draw. Where the rest has fewer than
-    `fewest_groups` patients (with one group it has none) the gaps are NaN and the note says so. No image,
-    or no group large enough, is no error: every row has its n.
+    `fewest_groups` patients (with one group it has none) the gaps are NaN and the note says so. A share of
+    0 or 1 has its exact bound; a gap that every resample repeats (all right on both sides) stands alone,
+    without interval and p-value. No image, or no group large enough, is no error: every row has its n.
 
     Parameters
     ----------
@@ -109,6 +117,7 @@ def subgroups(
                     [p[0, g, m] for p in point[place]],
                     [drawn_values[:, g, m] for drawn_values in numbers],
                     confidence_level,
+                    share_of=n_patients[g] if _is_share(metric) else None,
                 )
                 | {
                     "attribute": name,
@@ -194,15 +203,34 @@ class _Attribute(NamedTuple):
         return mean, gap, standardised
 
 
-def _row(point: Sequence[float], drawn: Sequence[Floats], confidence_level: float) -> dict[str, Any]:
-    low, high, _ = percentile_interval(np.column_stack(drawn), confidence_level=confidence_level)
+def _row(
+    point: Sequence[float], drawn: Sequence[Floats], confidence_level: float, *, share_of: int | None
+) -> dict[str, Any]:
+    """Value, gap and standardised gap with their intervals; the value a share of `share_of` patients."""
+    value, gap, within = (
+        _interval(point[i], drawn[i], confidence_level, share_of=None if i else share_of) for i in range(3)
+    )
     return {
-        "value": float(point[0]), "ci_low": float(low[0]), "ci_high": float(high[0]),
-        "gap": float(point[1]), "gap_low": float(low[1]), "gap_high": float(high[1]),
-        "p_value": two_sided_p(drawn[1]),
-        "standardised_gap": float(point[2]),
-        "standardised_low": float(low[2]), "standardised_high": float(high[2]),
+        "value": float(point[0]), "ci_low": value[0], "ci_high": value[1],
+        "gap": float(point[1]), "gap_low": gap[0], "gap_high": gap[1],
+        "p_value": two_sided_p(drawn[1]) if np.isfinite(gap[0]) else np.nan,
+        "standardised_gap": float(point[2]), "standardised_low": within[0], "standardised_high": within[1],
     }  # fmt: skip
+
+
+def _interval(
+    point: float, drawn: Floats, confidence_level: float, *, share_of: int | None = None
+) -> tuple[float, float]:
+    low, high, _ = percentile_interval(drawn[:, None], confidence_level=confidence_level)
+    low, high = stated_ends(
+        np.array([point]), low, high,
+        share_of=None if share_of is None else [share_of], confidence_level=confidence_level,
+    )  # fmt: skip
+    return float(low[0]), float(high[0])
+
+
+def _is_share(metric: str) -> bool:
+    return metric.endswith(("_accuracy", *SHARE_ENDS))
 
 
 def _incomparable(row: Mapping[str, Any], fewest: int, n_rest: int) -> dict[str, Any]:
@@ -236,10 +264,6 @@ def _extremes(
     nothing = {"group": None, "value": np.nan, "ci_low": np.nan, "ci_high": np.nan}
     level = 1 - (1 - confidence_level) / max(len(candidates), 1)
 
-    def interval(number: int, g: int) -> tuple[float, float]:
-        low, high, _ = percentile_interval(drawn[number][:, g, [place]], confidence_level=level)
-        return float(low[0]), float(high[0])
-
     found = []
     for kind, column, number in (("worst", "value", 0), ("largest_gap", "gap", 1)):
         usable = [g for g in candidates if np.isfinite(rows[g][column])]
@@ -251,8 +275,9 @@ def _extremes(
             g = min(usable, key=lambda g: rows[g]["value"])
         else:
             g = max(usable, key=lambda g: abs(rows[g][column]))
-        low, high = interval(number, g)
         value = float(rows[g][column])
+        share_of = rows[g]["n_groups"] if kind == "worst" and _is_share(metric) else None
+        low, high = _interval(value, drawn[number][:, g, place], level, share_of=share_of)
         if kind == "largest_gap":
             value, (low, high) = abs(value), _of_absolute(low, high)
         found.append(
