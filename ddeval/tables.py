@@ -4,6 +4,7 @@ A stage reads a table, checks it here and then trusts it. This module does not r
 not know what the numbers mean.
 """
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,7 @@ Kind = Literal["str", "int", "float", "bool", "list"]
 SPLITS = ("train", "val", "calibration", "test")
 LABEL_BASES = ("histology", "follow_up", "consensus", "single", "unknown")
 SKIN_TYPES = ("I", "II", "III", "IV", "V", "VI")
+SKIN_TYPE_RANGES = tuple(f"{low}-{high}" for low, high in itertools.combinations(SKIN_TYPES, 2))
 RANKED = "ranked"
 """Stratum of the queue's ranked cases: vetted for certain, they stand for themselves alone."""
 LOCKED = "locked"

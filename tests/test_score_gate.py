@@ -151,6 +151,14 @@ def test_latency_is_judged_by_the_exact_interval_of_its_quantile(runs):
         ({"metric": "ece", "kind": "not_worse", "bound": 1}, "ece can be at_least or at_most"),
         ({"metric": "top_1_accuracy", "attribute": "hat", "group": "red", "kind": "at_least", "bound": 1},
          "the attribute 'hat'"),
+        ({"metric": "top_1_accuracy", "kind": "not_worse", "bound": -0.02}, "a margin that is not negative"),
+        ({"metric": "top_1_accuracy", "kind": "not_worse", "bound": 2}, "70 % is 0.7"),
+        ({"metric": "top_1_accuracy", "attribute": "sex", "group": "male", "subset": "cases",
+          "kind": "at_least", "bound": 0.5}, "no `subset`"),
+        ({"metric": "top_1_accuracy", "of": "mcc", "kind": "at_least", "bound": 0.5}, "`of` beside"),
+        ({"metric": "largest_subgroup_gap", "of": "top_1_accuracy", "attribute": "sex", "group": "male",
+          "kind": "at_most", "bound": 0.1}, "no `group`"),
+        ({"metric": "top_1_accuracy", "attribute": "sex", "kind": "at_least", "bound": 0.5}, "the `group`"),
     ],
 )  # fmt: skip
 def test_a_criterion_nobody_can_answer_is_refused_by_name(runs, criterion, message):

@@ -66,3 +66,56 @@ def test_a_misspelt_attribute_of_a_group_is_refused_too(of_one_sex):
     criterion = {"name": "it", "metric": "top_1_accuracy", "attribute": "sexes", "group": "male",
                  "kind": "at_least", "bound": 0.5}  # fmt: skip
     assert "'sexes'" in compared(of_one_sex, [criterion], code=3).stderr
+
+
+DERMATOLOGIST = "skin type, by a dermatologist"
+
+
+def of_group(metric: str, attribute: str, group: str) -> dict[str, object]:
+    return {"name": "it", "metric": metric, "attribute": attribute, "group": group, "kind": "at_least",
+            "bound": 0.5}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def of_two_sexes(tmp_path_factory):
+    """No photograph is urgent, nobody has skin type VI, and no dermatologist typed the skin of a melanoma."""
+    is_melanoma = np.random.default_rng(0).integers(3, size=80) == 1
+    typed = {
+        "skin_type": np.where(np.arange(80) % 2 == 0, "I", "II"),
+        "skin_type_source": np.where(is_melanoma, "self", "dermatologist"),
+    }
+    return made(tmp_path_factory.mktemp("two"), n=80, **typed)
+
+
+def test_groups_without_a_photograph_that_the_number_is_over_cannot_be_told(of_two_sexes):
+    """Every name is one that the manifest carries: nothing is misspelt, there is only nobody to count."""
+    asked_for = [
+        (of_group("urgent_right", "sex", "male"), "sex: male: no photograph of that risk group"),
+        (gap("sex") | {"of": "urgent_right"}, "sex: recorded of no photograph of that risk group"),
+        (gap(DERMATOLOGIST) | {"of": "malignant_right"}, f"{DERMATOLOGIST}: recorded of no photograph"),
+        (of_group("malignant_right", DERMATOLOGIST, "I"), f"{DERMATOLOGIST}: I: no photograph of that risk"),
+        (of_group("top_1_accuracy", DERMATOLOGIST, "VI"), f"{DERMATOLOGIST}: VI: no photograph of a target"),
+    ]
+    gate = compared(of_two_sexes, [criterion for criterion, _ in asked_for])["gate"]
+    assert gate["answer"] == "cannot tell"
+    for told, (_, why) in zip(gate["criteria"], asked_for, strict=True):
+        assert (told["answer"], told["value"], told["n_images"]) == ("cannot tell", None, 0)
+        assert told["note"].startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "word"),
+    [(of_group("top_1_accuracy", "sex", "mal"), "'mal'"),
+     (of_group("malign_right", "sex", "male"), "'malign_right'"),
+     ({"name": "it", "metric": "malignant_right", "subset": "deferring", "kind": "at_least", "bound": 0.5},
+      "--abstain")],
+)  # fmt: skip
+def test_a_name_that_nothing_carries_and_a_rule_that_is_not_passed_are_refused(of_two_sexes, criterion, word):
+    assert word in compared(of_two_sexes, [criterion], code=3).stderr
+
+
+def test_a_gap_counts_the_photographs_it_is_over(of_two_sexes):
+    """Melanomas, not everything; and two groups of few patients are named."""
+    (told,) = compared(of_two_sexes, [gap("sex") | {"of": "malignant_right"}])["gate"]["criteria"]
+    assert told["n_images"] == int((np.random.default_rng(0).integers(3, size=80) == 1).sum())
+    assert told["note"] == "not shown, too few patients: female, male"

@@ -10,12 +10,13 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from ddeval.tables import ANSWER_PREFIX
+from ddeval.tables import ANSWER_PREFIX, SKIN_TYPE_RANGES, SKIN_TYPES
 
 NOT_RECORDED = "not recorded"
 
 AGE_EDGES = (0, 18, 40, 60, 80)
 """First year of each age band; the last is open."""
+AGE_BANDS = (*(f"{a}-{b - 1}" for a, b in itertools.pairwise(AGE_EDGES)), f"{AGE_EDGES[-1]}+")
 
 SKIN_TYPE_SOURCES = {
     "self": "skin type, stated by the patient",
@@ -68,6 +69,15 @@ def recorded(cells: pd.Series) -> list[str]:
     return sorted(set(cells.dropna()) - {NOT_RECORDED})
 
 
+def possible_groups(attribute: str) -> list[str]:
+    """Groups an attribute may have in another manifest; [] where anything may stand in its column."""
+    if attribute in SKIN_TYPE_SOURCES.values():
+        return [*SKIN_TYPES, *SKIN_TYPE_RANGES]
+    if attribute == "age":
+        return list(AGE_BANDS)
+    return list(COMPLETENESS) if attribute == "questionnaire" else []
+
+
 def group_order(attribute: str, groups: list[str]) -> list[str]:
     """Groups in the order they are read: bands and skin types as they rise, `not recorded` last."""
     return sorted(groups, key=lambda group: (group == NOT_RECORDED, _place(attribute, group), group))
@@ -98,8 +108,7 @@ def _skin_types(manifest: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def _age_bands(age: pd.Series) -> pd.Series:
-    names = [f"{a}-{b - 1}" for a, b in itertools.pairwise(AGE_EDGES)] + [f"{AGE_EDGES[-1]}+"]
-    bands = pd.cut(age, [*AGE_EDGES, np.inf], right=False, labels=names)
+    bands = pd.cut(age, [*AGE_EDGES, np.inf], right=False, labels=AGE_BANDS)
     return bands.astype(object).where(age.notna(), NOT_RECORDED)
 
 

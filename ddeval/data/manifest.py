@@ -29,9 +29,6 @@ DERIVED = ("group",)
 _NUMBERS = tuple(c.name for c in tables.MANIFEST.columns if c.kind == "float")
 _TEXTS = tuple(c.name for c in tables.MANIFEST.columns if c.kind == "str")
 _IDS = ("image_id", "case_id", "patient_id", "lesion_id")
-_RANGES = tuple(
-    f"{low}-{high}" for i, low in enumerate(tables.SKIN_TYPES) for high in tables.SKIN_TYPES[i + 1 :]
-)
 
 
 def read_manifest(
@@ -119,7 +116,8 @@ def manifest_problems(frame: pd.DataFrame) -> pd.DataFrame:
     if "skin_type" in frame.columns:
         types = frame["skin_type"].reset_index(drop=True).dropna()
         expected = f"one of {', '.join(tables.SKIN_TYPES)}, a range such as II-III, or empty"
-        found.append(_problem_rows(types[~types.isin((*tables.SKIN_TYPES, *_RANGES))], expected))
+        is_known = types.isin((*tables.SKIN_TYPES, *tables.SKIN_TYPE_RANGES))
+        found.append(_problem_rows(types[~is_known], expected))
     return pd.concat(found, ignore_index=True).sort_values("row", kind="stable", ignore_index=True)
 
 

@@ -18,17 +18,18 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ddeval import io
 from ddeval.config import Section, parse_config, read_yaml
-from ddeval.data.attributes import carried, recorded
+from ddeval.data.attributes import carried, possible_groups, recorded
 from ddeval.errors import InputError
 from ddeval.metrics.calibration import ece_interval
 from ddeval.metrics.gate import Answer, Kind, judged, overall
-from ddeval.metrics.paired import LOWER_IS_BETTER, Comparison
+from ddeval.metrics.paired import LOWER_IS_BETTER, SHARE_ENDS, Comparison
 from ddeval.metrics.readings import closed_set
 from ddeval.metrics.resampling import N_RESAMPLES, quantile_interval
+from ddeval.score.decisions import DEFERRING
 from ddeval.score.joined import Joined
 
 LARGEST_GAP = "largest_subgroup_gap"
@@ -39,12 +40,19 @@ AT_STAKE = {
     for what in ("right", "deferred", "missed", "missed_per_1000")
 }
 """Numbers that are there where a photograph has a diagnosis of the group; without any they cannot be told."""
+ABOVE_ONE = ("nll", "brier_score", "expected_cost", LATENCY)
+"""Numbers that are no share and may exceed 1; those per 1,000 too."""
+OF_SUBGROUPS = (
+    "top_1_accuracy", "top_3_accuracy", "calibration_gap",
+    *(name for name in sorted(AT_STAKE) if name.endswith(SHARE_ENDS)),
+)  # fmt: skip
+"""Numbers of subgroups: of a group without a photograph that they are over they cannot be told."""
 
 
 class Criterion(Section):
     """One line of a gate file."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     metric: str
     kind: Kind
     bound: Annotated[float, Field(allow_inf_nan=False)]
@@ -68,11 +76,40 @@ class Criterion(Section):
             raise ValueError(f"{self.metric} can be at_least or at_most, not {self.kind}")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_is_passed_over(self) -> "Criterion":
+        is_gap, of_group = self.metric == LARGEST_GAP, self.attribute is not None
+        if of_group and not is_gap and self.group is None:
+            raise ValueError("the `group` of that `attribute`")
+        if is_gap and self.group is not None:
+            raise ValueError(f"no `group`: {LARGEST_GAP} is between all groups of the attribute")
+        if self.of is not None and not is_gap:
+            raise ValueError(f"`of` beside the metric {LARGEST_GAP} alone")
+        if self.subset != "all" and (of_group or self.metric == LATENCY):
+            raise ValueError("no `subset`: groups are judged by photograph, a latency by its bench")
+        return self
+
+    @model_validator(mode="after")
+    def _a_bound_can_be_missed(self) -> "Criterion":
+        if self.kind in ("not_worse", "better") and self.bound < 0:
+            raise ValueError("a margin that is not negative: 0.02 allows a loss of 2 points")
+        metric = (self.of or self.metric).removeprefix("open_")
+        if abs(self.bound) > 1 and metric not in ABOVE_ONE and not metric.endswith("_per_1000"):
+            raise ValueError("a bound between -1 and 1, as the number is: 70 % is 0.7")
+        return self
+
 
 class Gate(Section):
     """A gate file: criteria written before the run."""
 
-    criteria: Annotated[tuple[Criterion, ...], Field(min_length=1)]
+    criteria: tuple[Criterion, ...]
+
+    @field_validator("criteria")
+    @classmethod
+    def _something_is_asked(cls, criteria: tuple[Criterion, ...]) -> tuple[Criterion, ...]:
+        if not criteria:
+            raise ValueError("one criterion or more")
+        return criteria
 
 
 class Found(NamedTuple):
@@ -124,12 +161,10 @@ def gate_answers(
         place = f"{where}: {criterion.name}"
         if criterion.metric == LATENCY:
             found = latency(run, bench)
-        elif criterion.metric == LARGEST_GAP:
-            found = _unrecorded(criterion, joined) or _largest_gap(
-                criterion, tables["subgroup_extremes"], comparison, run, place
-            )
         elif criterion.attribute is not None:
-            found = _unrecorded(criterion, joined) or _of_group(criterion, tables["subgroups"], run, place)
+            found = _unrecorded(criterion, joined) or _of_subgroups(
+                criterion, joined, tables, comparison, run, place
+            )
         elif criterion.metric == "ece" and criterion.subset == "all":
             found = _ece(joined, run, seed=seed, n_resamples=n_resamples)
         else:
@@ -179,8 +214,19 @@ def _of_comparison(
     at &= table["metric"] == criterion.metric
     if is_difference:
         at &= table["baseline"] == baseline
-    if not at.any() and criterion.metric in AT_STAKE:
+    known = comparison.values[comparison.values["run"] == run]
+    if not at.any() and criterion.metric in AT_STAKE and criterion.metric not in set(known["metric"]):
         return Found(np.nan, np.nan, np.nan, 0, 0, "no photograph of that risk group")
+    subsets = list(dict.fromkeys(known.loc[known["metric"] == criterion.metric, "subset"]))
+    if not at.any() and (subsets or criterion.subset == DEFERRING):
+        raise InputError(
+            place,
+            f"the subset {criterion.subset!r} of {criterion.metric!r}",
+            expected=" or ".join(subsets) or "a deferral rule of this run",
+            todo="Pass its rule with --abstain."
+            if criterion.subset == DEFERRING
+            else "Correct the gate file.",
+        )
     if not at.any():
         raise InputError(
             place,
@@ -190,12 +236,23 @@ def _of_comparison(
         )
     row = table[at].iloc[0]
     value = row["difference" if is_difference else "value"]
-    low, high = float(row["ci_low"]), float(row["ci_high"])
+    return _told(value, row, *_counted(comparison, run, criterion.metric, criterion.subset))
+
+
+def _counted(comparison: Comparison, run: str, metric: str, subset: str = "all") -> tuple[int, int]:
+    """Images and groups that a number of the run is over."""
     own = comparison.values
-    own = own[(own["run"] == run) & (own["subset"] == criterion.subset) & (own["metric"] == criterion.metric)]
+    own = own[(own["run"] == run) & (own["subset"] == subset) & (own["metric"] == metric)]
     n_images, n_groups = own[["n_images", "n_groups"]].iloc[0]
-    note = "every resample repeats it" if np.isfinite(value) and np.isnan(low) else ""
-    return Found(float(value), low, high, int(n_images), int(n_groups), note)
+    return int(n_images), int(n_groups)
+
+
+def _told(value: float, row: pd.Series, n_images: int, n_groups: int, note: str = "") -> Found:
+    """A value with the ends that a row states for it; where it has none, why."""
+    low, high = float(row["ci_low"]), float(row["ci_high"])
+    if np.isfinite(value) and np.isnan(low):
+        note = "; ".join(part for part in (note, "every resample repeats it") if part)
+    return Found(float(value), low, high, n_images, n_groups, note)
 
 
 def _ece(joined: Joined, run: str, *, seed: int, n_resamples: int) -> Found:
@@ -220,46 +277,55 @@ def _unrecorded(criterion: Criterion, joined: Joined) -> Found | None:
     return Found(np.nan, np.nan, np.nan, int(at.sum()), len(np.unique(joined.groups[at])), note)
 
 
-def _largest_gap(
-    criterion: Criterion, extremes: pd.DataFrame, comparison: Comparison, run: str, place: str
+def _of_subgroups(
+    criterion: Criterion,
+    joined: Joined,
+    tables: Mapping[str, pd.DataFrame],
+    comparison: Comparison,
+    run: str,
+    place: str,
 ) -> Found:
-    at = (extremes["run"] == run) & (extremes["kind"] == "largest_gap")
-    _check_attribute(criterion, extremes[at], str(criterion.of), place)
-    at &= (extremes["attribute"] == criterion.attribute) & (extremes["metric"] == criterion.of)
-    row = extremes[at].iloc[0]
-    who = f"{criterion.attribute}: {row['group']}" if isinstance(row["group"], str) else ""
-    note = "; ".join(part for part in (who, str(row["note"])) if part)
-    value, low, high = (float(row[c]) for c in ("value", "ci_low", "ci_high"))
-    return Found(value, low, high, comparison.n_images, comparison.n_groups, note)
-
-
-def _of_group(criterion: Criterion, subgroups: pd.DataFrame, run: str, place: str) -> Found:
-    of_run = subgroups[subgroups["run"] == run]
-    _check_attribute(criterion, of_run, criterion.metric, place)
-    of_run = of_run[(of_run["attribute"] == criterion.attribute) & (of_run["metric"] == criterion.metric)]
-    at = of_run["group"] == criterion.group
+    """The number of one group, or the largest gap between groups; unknown where it is over no photograph."""
+    is_gap = criterion.metric == LARGEST_GAP
+    table, metric = (
+        tables["subgroup_extremes" if is_gap else "subgroups"],
+        str(criterion.of or criterion.metric),
+    )
+    table = table[table["run"] == run]
+    cells = carried(joined.rows)
+    told = [name for name, of in cells.items() if len(recorded(of)) > 1]
+    _check_known("attribute", str(criterion.attribute), told, place)
+    _check_known("metric", metric, list(dict.fromkeys([*table["metric"], *OF_SUBGROUPS])), place)
+    at = (table["attribute"] == criterion.attribute) & (table["metric"] == metric)
+    whose = "of that risk group" if metric in AT_STAKE else "of a target class"
+    if is_gap:
+        at &= table["kind"] == "largest_gap"
+        if not at.any():
+            note = f"{criterion.attribute}: recorded of no photograph {whose}"
+            return Found(np.nan, np.nan, np.nan, 0, 0, note)
+        row = table[at].iloc[0]
+        who = f"{criterion.attribute}: {row['group']}" if isinstance(row["group"], str) else ""
+        note = "; ".join(part for part in (who, str(row["note"])) if part)
+        return _told(row["value"], row, *_counted(comparison, run, metric), note)
+    groups = sorted(set(cells[str(criterion.attribute)].dropna()))
+    if criterion.group not in possible_groups(str(criterion.attribute)):
+        _check_known("group", str(criterion.group), groups, place)
+    at &= table["group"] == criterion.group
     if not at.any():
+        note = f"{criterion.attribute}: {criterion.group}: no photograph {whose}"
+        return Found(np.nan, np.nan, np.nan, 0, 0, note)
+    row = table[at].iloc[0]
+    return _told(row["value"], row, int(row["n_images"]), int(row["n_groups"]), str(row["note"]))
+
+
+def _check_known(what: str, wanted: str, known: Sequence[str], place: str) -> None:
+    if wanted not in known:
         raise InputError(
             place,
-            f"the group {criterion.group!r}",
-            expected=f"one of {', '.join(of_run['group'])}",
+            f"the {what} {wanted!r} of a subgroup",
+            expected=f"one of {', '.join(known)}" if known else "an attribute the manifest records",
             todo="Correct the gate file.",
         )
-    row = of_run[at].iloc[0]
-    value, low, high = (float(row[c]) for c in ("value", "ci_low", "ci_high"))
-    return Found(value, low, high, int(row["n_images"]), int(row["n_groups"]), str(row["note"]))
-
-
-def _check_attribute(criterion: Criterion, table: pd.DataFrame, metric: str, place: str) -> None:
-    for column, wanted in (("attribute", criterion.attribute), ("metric", metric)):
-        known = list(dict.fromkeys(table[column]))
-        if wanted not in known:
-            raise InputError(
-                place,
-                f"the {column} {wanted!r} of a subgroup",
-                expected=f"one of {', '.join(known)}" if known else "an attribute the manifest records",
-                todo="Correct the gate file.",
-            )
 
 
 def latency(run: str, bench: Sequence[Path]) -> Found:
