@@ -104,6 +104,8 @@ def read_text(path: Path, *, encoding: str | None = None) -> str:
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(str(path), "no such file", expected="a file", todo="Check the path.") from None
+    except IsADirectoryError:
+        raise InputError(str(path), "a folder", expected="a file", todo="Check the path.") from None
     if content.startswith(b"PK\x03\x04"):
         raise InputError(
             str(path), "an Excel workbook or zip", expected="text", todo="Export the sheet as CSV in UTF-8."

@@ -187,3 +187,50 @@ def test_a_comparison_and_its_runs_say_the_same_of_what_is_missed(tmp_path):
     (tmp_path / "page" / "run-1" / "labels-v0" / "curves" / "old.parquet").write_bytes(b"of before")
     run("compare", tmp_path / "a", tmp_path / "b", "--n-resamples", 50, "--out", tmp_path / "page.html")
     run("verify", tmp_path / "page.html")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Runs a and b over 30 photographs, in a folder."""
+    folder, classes = tmp_path_factory.mktemp("two"), ("Eczema", "Melanoma", "Acne")
+    frame = pd.DataFrame({"image_id": [f"i{k}" for k in range(30)], "label": list(classes) * 10})
+    scored(folder, frame, {n: answers_of(frame["label"], classes, accuracy=0.7, seed=i)
+                           for i, n in enumerate("ab")})  # fmt: skip
+    return folder
+
+
+def test_a_page_without_an_ending_is_html_and_its_tables_lie_beside_it(two):
+    """`--out cmp` and `--out cmp.v2`; a run may be named by its folder, with the slash a shell completes."""
+    for name in ("cmp", "cmp.v2"):
+        told = json.loads(run("compare", two / "a", two / "b", "--out", two / name, "--n-resamples", 5,
+                              "--baseline", f"{two / 'b'}/", "--ensemble", "a+b", "--ensemble", "a+b",
+                              "--json").stdout)  # fmt: skip
+        assert told["report"] == str(two / f"{name}.html")
+        assert (two / f"{name}.html").is_file()
+        assert (two / name / "comparison.json").is_file()
+        assert told["baseline"] == "b"
+        assert len(told["ensembles"]) == 4  # once, not twice
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [(("--out", "."), "--out .: found no name"),
+     (("--out", "manifest.csv/page"), "manifest.csv, a file; expected a folder"),
+     (("--gate", "."), "found a folder; expected a file"),
+     (("a",), "a: found the run twice"),
+     (("./x/../b",), "found the run twice")],
+)  # fmt: skip
+def test_what_cannot_be_compared_or_written_is_one_line(two, monkeypatch, more, line):
+    (two / "x").mkdir(exist_ok=True)
+    monkeypatch.chdir(two)
+    found = run("compare", "a", "b", *more, "--n-resamples", 5, code=3).stderr
+    assert line in found
+    assert len(found.splitlines()) == 1
+
+
+def test_an_ensemble_is_not_called_like_a_run(two):
+    (two / "a+b.csv").write_bytes((two / "a.csv").read_bytes())
+    run("score", two / "a+b.csv", "--data", two / "manifest.csv", "--out", two / "ab", "--n-resamples", 5,
+        "--calibrators", "none")  # fmt: skip
+    found = run("compare", two / "a", two / "b", two / "ab", "--ensemble", "a+b", code=3).stderr
+    assert "--ensemble a+b: found a run called a+b" in found

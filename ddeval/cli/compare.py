@@ -41,7 +41,10 @@ def compare(
     ] = None,
     conditions: Conditions = None,
     prevalence: Prevalence = None,
-    out: Annotated[Path | None, typer.Option(help="HTML file [reports/DATE-compare-BASELINE.html].")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="HTML file, its tables in a folder of that name [reports/DATE-compare-BASELINE]."),
+    ] = None,
     photos: Annotated[bool, typer.Option("--photos", help="Put patients' photographs in.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
     n_resamples: Annotated[int, typer.Option(min=2, help="Bootstrap draws.")] = 2000,
@@ -58,16 +61,19 @@ def compare(
 
     asked = comparison_folder.Asked(
         tuple(runs), baseline, labels, common, gate, candidate, tuple(bench or []), tuple(abstain or []),
-        tuple(ensemble or []), reported,
+        tuple(dict.fromkeys(ensemble or [])), reported,
         conditions=conditions, prevalence=shares(prevalence), seed=seed, n_resamples=n_resamples,
         audits=tuple(audit) if audit else None,
     )  # fmt: skip
     today, project = datetime.now(UTC).strftime("%Y-%m-%d"), find_project()
-    if out is not None:
-        comparison_folder.check_place(out.with_suffix(""))
+    page = None if out is None else comparison_folder.page_of(out)
+    if page is not None:
+        comparison_folder.check_place(page.with_suffix(""))
     made = comparison_folder.compared(asked, note=console.note)
-    reports = project.reports if project else Path("reports")
-    page = out or reports / f"{today}-compare-{made.facts['baseline']}.html"
+    if page is None:
+        reports = project.reports if project else Path("reports")
+        baseline = str(made.facts["baseline"]).strip("/").replace("/", "-")
+        page = reports / f"{today}-compare-{baseline}.html"
     result = comparison_folder.write(made, page.with_suffix(""), note=console.note)
     write_compare_report(page.with_suffix(""), page, date=today, photos=photos)
     if as_json:

@@ -9,6 +9,7 @@
 What the numbers mean is written in `ddeval.metrics`; `ddeval.score.verify` makes all of it again.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -107,14 +108,15 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         As `ddeval.score.comparison.join`, for a gate that asks for what is not there, and for a table of
         reported numbers that does not fit.
     """
+    gate_file = None if asked.gate is None else read_gate(asked.gate)
+    reported = None if asked.reported is None else read_reported(asked.reported)
     joined = comparison.join(
         asked.runs, labels=asked.labels, overlays=asked.overlays, is_common=asked.is_common
     )
     joined = with_ensembles(joined, asked.ensembles)
     for line in joined.notes:
         note(line)
-    by_folder = {str(run): name for name, run in joined.runs.items()}
-    baseline = by_folder.get(str(asked.baseline), asked.baseline) or joined.names[0]
+    baseline = _named(joined, asked.baseline) or joined.names[0]
     conditions, chosen = conditions_for(joined.rows, joined.class_names, asked.conditions)
     asked = replace(asked, conditions=Path(conditions.where))
     stakes, said = comparison.at_stake(joined, conditions, prevalence=asked.prevalence)
@@ -133,15 +135,15 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
     tables |= comparison.clinical_tables(
         joined, found, baseline=baseline, stakes=stakes, conditions=conditions, held_back=held_back, **draws
     )
-    candidate = by_folder.get(str(asked.candidate), asked.candidate) or others[-1]
+    candidate = _named(joined, asked.candidate) or others[-1]
     if candidate not in others:
         raise InputError(
             f"--candidate {candidate}", "no such run", expected=f"one of {', '.join(others)}", todo="Name it."
         )
     gate = None
-    if asked.gate is not None:
+    if asked.gate is not None and gate_file is not None:
         gate = gate_answers(
-            read_gate(asked.gate), joined, found, tables,
+            gate_file, joined, found, tables,
             run=candidate, baseline=baseline, where=str(asked.gate), bench=asked.bench, **draws,
         )  # fmt: skip
         gate["sha256"] = io.file_sha256(asked.gate)
@@ -160,8 +162,8 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         )  # fmt: skip
     if asked.readings is not None:
         tables["readers"] = readers_table(joined, io.read_parquet(asked.readings)[0], **draws)
-    if asked.reported is not None:
-        tables["reported"] = read_reported(asked.reported)
+    if reported is not None:
+        tables["reported"] = reported
     facts = {
         "runs": list(joined.runs),
         "baseline": baseline,
@@ -182,6 +184,14 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         "made_from": asked.made_from(),
     }
     return Compared(joined, tables, facts)
+
+
+def _named(joined: Joined, asked: str | None) -> str | None:
+    """The name of a run that was given by its name or its folder, `runs/a/` too."""
+    if asked is None or asked in joined.names:
+        return asked
+    folder = Path(asked).resolve()
+    return next((name for name, run in joined.runs.items() if run.resolve() == folder), asked)
 
 
 def _with_vetting(asked: Asked, joined: Joined) -> Asked:
@@ -234,8 +244,23 @@ def write(made: Compared, out: Path, *, note: Callable[[str], None] = lambda lin
     return twin
 
 
+def page_of(out: Path) -> Path:
+    """The page of a comparison that is to be called `out`; its tables go into the folder without `.html`."""
+    if not out.name.strip("."):
+        raise InputError(f"--out {out}", "no name", expected="a file", todo="Name the page, compare.html.")
+    return out if out.suffix.lower() == ".html" else out.with_name(f"{out.name}.html")
+
+
 def check_place(out: Path) -> None:
-    """Refuse to write a comparison over files that are not those of a comparison."""
+    """Refuse to write a comparison where nothing can be written, or over files of something else."""
+    above = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not io.in_bucket(out) and not (above.is_dir() and os.access(above, os.W_OK)):
+        raise InputError(
+            str(out),
+            f"{above}, {'which may not be written to' if above.is_dir() else 'a file'}",
+            expected="a folder to write the page and its tables into",
+            todo="Pass another --out.",
+        )
     if out.is_dir() and any(out.iterdir()) and not (out / COMPARISON_FILE).is_file():
         raise InputError(
             str(out),

@@ -33,6 +33,11 @@ def with_ensembles(joined: Joined, wanted: Sequence[str]) -> Joined:
     for text in wanted:
         members = members_of(joined, text)
         name = "+".join(members)
+        if name in joined.names:
+            raise InputError(
+                f"--ensemble {text}", f"a run called {name}", expected="a name of its own",
+                todo="Leave out the run or the ensemble.",
+            )  # fmt: skip
         probs[name] = np.mean([joined.pred_probs[member] for member in members], axis=0)
         sizes = [joined.facts[member]["checkpoint"].get("n_parameters") for member in members]
         facts[name] = {

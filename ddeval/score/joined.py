@@ -109,6 +109,10 @@ def join(
         raise InputError(
             "ddeval compare", f"{len(runs)} run", expected="two or more", todo="Name another run folder."
         )
+    places = [run.resolve() for run in runs]
+    twice = [str(run) for i, run in enumerate(runs) if places[i] in places[:i]]
+    if twice:
+        raise InputError(twice[0], "the run twice", expected="each run once", todo="Name another run folder.")
     names = run_names(runs)
     read = [judged_rows(run, labels, overlays=overlays) for run in runs]
     notes: list[str] = []
