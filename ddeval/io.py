@@ -219,9 +219,9 @@ def read_csv(
     return pd.DataFrame(cells, columns=names, dtype=object)
 
 
-def line_of_row(path: Path, row: int, *, separator: str | None = None) -> int:
+def line_of_row(path: Path, row: int) -> int:
     """The line of a CSV file on which row `row` (from 0) of its frame begins."""
-    return _csv_rows(path, separator, None)[1][row][0]
+    return _csv_rows(path, None, None)[1][row][0]
 
 
 def _csv_rows(

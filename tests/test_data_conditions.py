@@ -1,11 +1,12 @@
 """Conditions: a diagnosis is found by any of its names, and nothing is taken for routine by default."""
 
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 
-from ddeval.data.conditions import GROUPS, Conditions, Diagnosis, read_conditions
+from ddeval.data.conditions import Conditions, Diagnosis, Group, read_conditions
 from ddeval.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -57,7 +58,7 @@ def test_a_class_of_mixed_diagnoses_has_no_group_of_its_own():
 
 def test_a_diagnosis_nobody_approved_is_listed(tmp_path):
     conditions = read_conditions(written(tmp_path, TWO))
-    assert conditions.unapproved == ("Rare thing",)
+    assert [d.name for d in conditions.diagnoses if not d.approved_by] == ["Rare thing"]
     assert conditions.find("psoriasis").approved_on.isoformat() == "2026-03-31"
 
 
@@ -122,15 +123,15 @@ def test_the_demo_file_has_25_target_classes_and_cancers_inside_other():
 
 @pytest.mark.parametrize("conditions", [DEMO, PUBLIC], ids=["demo", "public"])
 def test_the_worked_examples_define_every_diagnosis_and_claim_no_approval(conditions):
-    assert len(conditions.unapproved) == len(conditions.diagnoses)
     for d in conditions.diagnoses:
+        assert not d.approved_by
         assert d.definition.endswith(".")
-        assert (d.group in GROUPS) == (d.cost is not None)
+        assert (d.group in get_args(Group)) == (d.cost is not None)
 
 
 def test_in_the_worked_examples_a_cancer_or_an_emergency_costs_more_than_anything_else():
     for conditions in (DEMO, PUBLIC):
-        cost = {g: [d.cost for d in conditions.diagnoses if d.group == g] for g in GROUPS}
+        cost = {g: [d.cost for d in conditions.diagnoses if d.group == g] for g in get_args(Group)}
         assert min(cost["malignant"]) > max(cost["routine"])
         assert min(cost["routine"]) > max(cost["self_care"])
 

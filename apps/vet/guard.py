@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from apps.vet.sign_on import CALLBACK, PATH
-from ddeval.vet.accounts import Account, account_of
+from ddeval.vet.accounts import account_of
 from ddeval.vet.store import Store
 
 Scope = MutableMapping[str, Any]
@@ -137,11 +137,6 @@ def session_token(cookie_header: str) -> str | None:
         if name == COOKIE:
             cookies[COOKIE] = value
     return cookies[COOKIE].value if COOKIE in cookies else None
-
-
-def account_in(scope_state: Any) -> Account | None:
-    """The account the guard found for a request."""
-    return getattr(scope_state, "account", None)
 
 
 async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:

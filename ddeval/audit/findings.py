@@ -52,7 +52,6 @@ def findings(
     *,
     class_names: Sequence[str],
     features: npt.ArrayLike | None = None,
-    opinions: Mapping[str, Probs] | None = None,
     n_queue: int,
     mix: Mix,
     rng: np.random.Generator,
@@ -69,8 +68,6 @@ def findings(
         Probabilities of each checkpoint; not of one trained on these labels.
     features : float array of shape (N, D), optional
         Embeddings; a row with NaN has none.
-    opinions : mapping of name to float array of shape (N, K), optional
-        What something else says, such as the questionnaire alone; a row may be NaN.
     n_queue, mix, rng, earlier
         As in `ddeval.audit.queue.make_queue`.
     """
@@ -82,7 +79,6 @@ def findings(
         list(members.values()),
         class_names=names,
         features=features,
-        opinions=opinions,
     )
     by_image = issues.set_index("image_id").loc[rows["image_id"]]
     scaled, temperature = temperature_scaled(labels, pooled_probs)

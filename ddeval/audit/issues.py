@@ -4,7 +4,7 @@ Composes the ranking with each signal in a column of its own. Images whose class
 `other` that is absent) are listed apart: no comparison with a given label can find them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,14 @@ def issues_table(
     *,
     class_names: Sequence[str],
     features: npt.ArrayLike | None = None,
-    opinions: Mapping[str, npt.ArrayLike] | None = None,
 ) -> pd.DataFrame:
     """ISSUES: one row an image, most suspicious label first.
 
     Columns after those of the table: `predicted_probability` (how sure, recalibrated), `model_label` (the
     model's own first choice, before any recalibration; ties count against the label), `self_confidence` and
     `recalibrated_confidence` (whose geometric mean is `label_quality`), `normalized_margin` (given less
-    best other, 0 to 1), `entropy` (nats), `<name>_confidence` of every further opinion, and with features
-    `neighbour_confidence` and `outlier_score`. Ties in quality go by image id.
+    best other, 0 to 1), `entropy` (nats), and with features `neighbour_confidence` and `outlier_score`. Ties
+    in quality go by image id.
 
     Parameters
     ----------
@@ -43,17 +42,15 @@ def issues_table(
     class_names : K names
     features : float array of shape (N, D), optional
         Embeddings.
-    opinions : mapping of name to float array of shape (N, K), optional
-        What something else says of the class, such as the questionnaire alone; a row may be NaN.
     """
     checked = [check_labels_and_probs(np.asarray(labels), np.asarray(m)) for m in members]
     given, probs = checked[0][0], [member for _, member in checked]
     mean = pooled(given, probs)
-    said = {name: np.asarray(opinion, dtype=np.float64) for name, opinion in (opinions or {}).items()}
+    opinions = list(probs) if len(probs) > 1 else []
     near = None if features is None else neighbours(features)
     if near is not None:
-        said["neighbour"] = neighbour_probs(given, near, n_classes=mean.shape[1])
-    likely = recalibrated(given, mean, opinions=[*(probs if len(probs) > 1 else ()), *said.values()])
+        opinions.append(neighbour_probs(given, near, n_classes=mean.shape[1]))
+    likely = recalibrated(given, mean, opinions=opinions)
     rows = np.arange(len(given))
     predicted = likely.argmax(axis=1) if len(given) else given
     names = np.array(class_names, dtype=object)
@@ -71,12 +68,12 @@ def issues_table(
             "recalibrated_confidence": recalibrated_confidence,
             "normalized_margin": (confidence - _best_other(mean, given) + 1) / 2,
             "entropy": _entropy(mean),
-            **{f"{name}_confidence": own(opinion, given) for name, opinion in said.items()},
         }
     )
     if near is not None:
+        frame["neighbour_confidence"] = own(opinions[-1], given)
         frame["outlier_score"] = outlier_scores(near)
-    frame["reason"] = _reasons(given, predicted, likely, names, said, near)
+    frame["reason"] = _reasons(given, predicted, likely, names, near)
     frame = frame.sort_values(["label_quality", "image_id"], ignore_index=True)
     frame["rank"] = np.arange(1, len(frame) + 1)
     return frame
@@ -124,7 +121,6 @@ def _reasons(
     predicted: Labels,
     likely: Probs,
     names: npt.NDArray[np.object_],
-    said: Mapping[str, Probs],
     near: Neighbours | None,
 ) -> list[str]:
     """One sentence an image, in words a clinician reads."""
@@ -137,16 +133,11 @@ def _reasons(
         else f"labelled {names[g]} ({a:.2f}), the model says {names[p]} ({b:.2f})"
         for g, p, a, b, same in zip(given, predicted, of_given, of_predicted, agrees, strict=True)
     ]
-    for name, opinion in said.items():
-        if name == "neighbour" and near is not None:
-            others = _votes(given, near, predicted)
-            n_near = (near.rows >= 0).sum(axis=1)
-            for i in np.flatnonzero(~agrees & (n_near > 0)):
-                reasons[i] += f"; {others[i]} of its {n_near[i]} nearest images are {names[predicted[i]]}"
-        else:
-            first = np.where(np.isnan(opinion).any(axis=1), -1, np.nan_to_num(opinion).argmax(axis=1))
-            for i in np.flatnonzero((first >= 0) & (first != given) & (first == predicted)):
-                reasons[i] += f"; the {name} says {names[first[i]]} too"
+    if near is not None:
+        others = _votes(given, near, predicted)
+        n_near = (near.rows >= 0).sum(axis=1)
+        for i in np.flatnonzero(~agrees & (n_near > 0)):
+            reasons[i] += f"; {others[i]} of its {n_near[i]} nearest images are {names[predicted[i]]}"
     return reasons
 
 

@@ -78,12 +78,7 @@ def fingerprints(
         return list(pool.map(one, paths))
 
 
-def same_pictures(
-    prints: list[Fingerprint | None],
-    *,
-    max_distance: int = MAX_DISTANCE,
-    threshold: float = SAME_PICTURE,
-) -> pd.DataFrame:
+def same_pictures(prints: list[Fingerprint | None]) -> pd.DataFrame:
     """Pairs of rows that show one picture: `first` < `second`, `kind` and `similarity`, surest first.
 
     Kinds are `file` (same bytes), `pixels` (same after decoding) and `perceptual` (same structure).
@@ -95,7 +90,7 @@ def same_pictures(
     pairs = [
         _equal([p.file_sha256 for p in held], "file"),
         _equal([p.pixel_sha256 for p in held], "pixels"),
-        _alike(held, max_distance=max_distance, threshold=threshold),
+        _alike(held),
     ]
     frame = pd.concat([p for p in pairs if len(p)] or pairs[:1], ignore_index=True)
     frame = frame.drop_duplicates(["first", "second"], keep="first")
@@ -105,13 +100,7 @@ def same_pictures(
     )
 
 
-def copies(
-    prints: list[Fingerprint | None],
-    of: list[Fingerprint | None],
-    *,
-    max_distance: int = MAX_DISTANCE,
-    threshold: float = SAME_PICTURE,
-) -> pd.DataFrame:
+def copies(prints: list[Fingerprint | None], of: list[Fingerprint | None]) -> pd.DataFrame:
     """Rows of `prints` that show a picture of `of`: `row`, `of_row`, `kind`, `similarity`, one line a row.
 
     Kinds as in `same_pictures`; where a row shows several, the surest is told.
@@ -124,13 +113,13 @@ def copies(
         at = [(i, first[value]) for i, p in enumerate(held) if (value := getattr(p, field)) in first]
         found += [(i, j, kind, 1.0) for i, j in at]
     hashes, their_hashes = (np.array([p.perceptual_hash for p in s], np.uint64) for s in (held, theirs))
-    near = near_across(hashes, their_hashes, max_distance=max_distance)
+    near = near_across(hashes, their_hashes, max_distance=MAX_DISTANCE)
     has_structure = (hashes[near.first] != 0) & (their_hashes[near.second] != 0)
     near = Pairs(*(part[has_structure] for part in near))
     for k in np.argsort(near.distance, kind="stable")[:MAX_CANDIDATES]:
         i, j = int(near.first[k]), int(near.second[k])
         similarity = same_structure(held[i].grey, theirs[j].grey)
-        if similarity >= threshold:
+        if similarity >= SAME_PICTURE:
             found.append((i, j, "perceptual", similarity))
     frame = pd.DataFrame(found, columns=["row", "of_row", "kind", "similarity"])
     order = frame["kind"].map({"file": 0, "pixels": 1, "perceptual": 2})
@@ -168,15 +157,15 @@ def _equal(values: list[str], kind: str) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["first", "second", "kind", "similarity"])
 
 
-def _alike(prints: list[Fingerprint], *, max_distance: int, threshold: float) -> pd.DataFrame:
+def _alike(prints: list[Fingerprint]) -> pd.DataFrame:
     hashes = np.array([p.perceptual_hash for p in prints], dtype=np.uint64)
     structured = np.flatnonzero(hashes != 0)
-    near = near_pairs(hashes[structured], max_distance=max_distance)
+    near = near_pairs(hashes[structured], max_distance=MAX_DISTANCE)
     nearest = np.argsort(near.distance, kind="stable")[:MAX_CANDIDATES]
     found = []
     for first, second in zip(structured[near.first[nearest]], structured[near.second[nearest]], strict=True):
         similarity = same_structure(prints[first].grey, prints[second].grey)
-        if similarity >= threshold:
+        if similarity >= SAME_PICTURE:
             found.append((int(first), int(second), "perceptual", similarity))
     return pd.DataFrame(found, columns=["first", "second", "kind", "similarity"])
 

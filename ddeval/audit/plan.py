@@ -82,10 +82,8 @@ def effort(
     )
 
 
-def expected_width(
-    table: pd.DataFrame, frame: pd.DataFrame, *, per_image: bool, confidence_level: float = 0.95
-) -> float:
-    """Width of the interval on accuracy that the queue's design would give, from the model's own doubt.
+def expected_width(table: pd.DataFrame, frame: pd.DataFrame, *, per_image: bool) -> float:
+    """Width of the 95 % interval on accuracy that the queue's design would give, from the model's own doubt.
 
     `table` is `case_table`'s, `frame` the queue's. Per image a case's photographs are taken to be right or
     wrong together. Reader error is not in it.
@@ -102,7 +100,7 @@ def expected_width(
         per_row = float((inside**2).mean() + between)
         n = max(drawn[rows].sum(), 1e-9)
         variance += len(rows) ** 2 * per_row / n * (1 - min(n / len(rows), 1.0))
-    return float(2 * stats.norm.ppf((1 + confidence_level) / 2) * np.sqrt(variance))
+    return float(2 * stats.norm.ppf(0.975) * np.sqrt(variance))
 
 
 def evening(

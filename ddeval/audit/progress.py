@@ -83,15 +83,15 @@ def errors_left(
     return ErrorsLeft(total, n_found, left, low, high)
 
 
-def stop_rule(is_error: npt.ArrayLike, *, window: int = WINDOW, enough: float = ENOUGH) -> Stop:
-    """Stop when the upper bound of the precision over the last `window` ranked verdicts is below `enough`.
+def stop_rule(is_error: npt.ArrayLike) -> Stop:
+    """Stop when the upper bound of the precision over the last `WINDOW` ranked verdicts is below `ENOUGH`.
 
-    Arguments as in `precision_at_k`. With a window of 50 the bound falls below .10 when at most one of
+    `is_error` as in `precision_at_k`. With a window of 50 the bound falls below .10 when at most one of
     them was wrong.
     """
     verdicts = np.asarray(is_error, dtype=np.float64)
     verdicts = verdicts[~np.isnan(verdicts)]
-    if len(verdicts) < window:
+    if len(verdicts) < WINDOW:
         return Stop(False, float("nan"), len(verdicts))
-    high = exact_interval(int(verdicts[-window:].sum()), window, confidence_level=0.90)[1]  # one-sided 95 %
-    return Stop(high < enough, high, window)
+    high = exact_interval(int(verdicts[-WINDOW:].sum()), WINDOW, confidence_level=0.90)[1]  # one-sided 95 %
+    return Stop(high < ENOUGH, high, WINDOW)

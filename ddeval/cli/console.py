@@ -41,11 +41,8 @@ def say_json(value: Any) -> None:
 
 
 @contextmanager
-def progress(label: str, total: int, *, done: int = 0) -> Iterator[Tick]:
-    """A bar with rate and time left on stderr where it is a terminal; silent elsewhere.
-
-    `done` images of an earlier run are shown as done and left out of the rate.
-    """
+def progress(label: str, total: int) -> Iterator[Tick]:
+    """A bar with rate and time left on stderr where it is a terminal; silent elsewhere."""
     if not sys.stderr.isatty():
         yield lambda n: None
         return
@@ -64,7 +61,7 @@ def progress(label: str, total: int, *, done: int = 0) -> Iterator[Tick]:
         bars.TimeRemainingColumn(compact=True),
     )
     with bars.Progress(*columns, console=Console(stderr=True), transient=False) as shown:
-        task = shown.add_task(label, total=total, completed=done)
+        task = shown.add_task(label, total=total)
         yield lambda n: shown.advance(task, n)
 
 

@@ -29,8 +29,6 @@ FLOORS = {
     "pyyaml": ("5.4", "a YAML file could run code below it (CVE-2020-14343)"),
 }
 """Package -> first version without a known hole in what ddeval uses of it, and the hole."""
-EXTRAS = {"torch": "models", "streamlit": "app", "starlette": "app"}
-"""Packages that an installation may lack, and the extra that brings them."""
 LEAST_DISK_GB, LEAST_MEMORY_GB = 5.0, 6.0
 """A run of 15,561 images with embeddings and a 1.7 GB checkpoint in the cache; that checkpoint in memory."""
 GB = 1e9

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import pandas as pd
 import pydantic
@@ -22,7 +22,6 @@ from ddeval.config import Section, parse_config, read_yaml
 from ddeval.errors import InputError
 
 Group = Literal["malignant", "urgent", "routine", "self_care"]
-GROUPS: tuple[str, ...] = get_args(Group)
 """From the group that must not be missed to the one that needs no doctor."""
 
 
@@ -117,11 +116,6 @@ class Conditions:
     def without_group(self) -> tuple[str, ...]:
         """Diagnoses nobody has put into a group."""
         return tuple(d.name for d in self.diagnoses if d.group is None)
-
-    @property
-    def unapproved(self) -> tuple[str, ...]:
-        """Diagnoses whose group and cost no clinician has approved."""
-        return tuple(d.name for d in self.diagnoses if not d.approved_by)
 
     @cached_property
     def _by_key(self) -> dict[str, Diagnosis]:

@@ -158,14 +158,6 @@ def image_files(frame: pd.DataFrame, roots: Iterable[Path], *, where: str = "man
     return pd.Series(files, index=frame.index, dtype=object, name="image_file")
 
 
-def without_image_or_label(frame: pd.DataFrame) -> dict[str, int]:
-    """How many rows name no image, and how many have no label."""
-    return {
-        f"n_without_{name}": int(frame[name].isna().sum()) if name in frame.columns else len(frame)
-        for name in ("image", "label")
-    }
-
-
 def write_manifest(path: Path, frame: pd.DataFrame) -> None:
     """A manifest as `.parquet`, or else as CSV, without the columns made on reading."""
     frame = frame.drop(columns=list(DERIVED), errors="ignore")

@@ -61,7 +61,6 @@ def split_by_group(
     fractions: Mapping[str, float],
     *,
     rng: np.random.Generator,
-    stratify: str | None = "label",
 ) -> pd.Series:
     """A split for each row; no patient, lesion or case in two, and each class shared out alike.
 
@@ -75,8 +74,6 @@ def split_by_group(
         A manifest.
     fractions : mapping
         Share of images by split, summing to 1, such as {"train": 0.7, "val": 0.1, "test": 0.2}.
-    stratify : str or None
-        The column whose values are shared out alike.
 
     Raises
     ------
@@ -93,7 +90,7 @@ def split_by_group(
         raise ValueError(f"fractions must be positive, sum to 1 and name {SPLITS}; got {dict(fractions)}")
     table = pd.DataFrame({"unit": units(frame), "image_id": frame["image_id"].to_numpy()})
     table["group"] = group_of(frame).to_numpy()
-    table["stratum"] = frame[stratify].fillna("").to_numpy() if stratify in frame.columns else ""
+    table["stratum"] = frame["label"].fillna("").to_numpy() if "label" in frame.columns else ""
 
     salt = int(rng.integers(2**63))
     dealt = table.groupby("unit").agg(name=("group", "min"), size=("unit", "size"))

@@ -231,10 +231,8 @@ def stated_ends(
     return np.where(nothing, np.nan, low), np.where(nothing, np.nan, high)
 
 
-def quantile_interval(
-    values: Floats, quantile: float, *, confidence_level: float = CONFIDENCE_LEVEL
-) -> tuple[float, float, float]:
-    """A quantile of independent values with its exact interval from order statistics.
+def quantile_interval(values: Floats, quantile: float) -> tuple[float, float, float]:
+    """A quantile of independent values with its exact 95 % interval from order statistics.
 
     The number of values below the true quantile is binomial, whatever their distribution. An end that so
     few values cannot reach is NaN: above p95 that is so below 59 values.
@@ -245,7 +243,7 @@ def quantile_interval(
     (50.5, 40.0, 61.0)
     """
     ranked = np.sort(np.asarray(values, dtype=np.float64))
-    n, tail = len(ranked), (1.0 - confidence_level) / 2.0
+    n, tail = len(ranked), (1.0 - CONFIDENCE_LEVEL) / 2.0
     if not n:
         return float("nan"), float("nan"), float("nan")
     low, high = int(binom.ppf(tail, n, quantile)), int(binom.ppf(1 - tail, n, quantile)) + 1

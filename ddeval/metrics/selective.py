@@ -239,19 +239,17 @@ def coverage_at_risk_draws(
     return _draws(_coverage_at(risk), labels, pred_probs, confidence, weights)
 
 
-def score_rule_table(
-    labels: Labels, pred_probs: Probs, scores: dict[str, Floats], *, risks: tuple[float, ...] = (0.05, 0.10)
-) -> pd.DataFrame:
+def score_rule_table(labels: Labels, pred_probs: Probs, scores: dict[str, Floats]) -> pd.DataFrame:
     """How well each score of `score_rules` ranks right above wrong answers, the best `augrc` first.
 
-    Columns `score`, `augrc`, `aurc`, `failure_auroc` and `coverage_at_risk_<percent>` for each of `risks`.
+    Columns `score`, `augrc`, `aurc`, `failure_auroc`, `coverage_at_risk_5` and `coverage_at_risk_10`.
     """
     rows = []
     for name, score in scores.items():
         row: dict[str, str | float] = {"score": name}
         for metric in (augrc, aurc, failure_auroc):
             row[metric.__name__] = metric(labels, pred_probs, confidence=score)
-        for risk in risks:
+        for risk in (0.05, 0.10):
             row[f"coverage_at_risk_{100 * risk:g}"] = coverage_at_risk(
                 labels, pred_probs, risk=risk, confidence=score
             )
@@ -259,9 +257,7 @@ def score_rule_table(
     return pd.DataFrame(rows).sort_values("augrc", kind="stable", ignore_index=True)
 
 
-def selective_draws(
-    labels: Labels, pred_probs: Probs, weights: Weights, *, confidence: Floats | None = None
-) -> dict[str, Floats]:
+def selective_draws(labels: Labels, pred_probs: Probs, weights: Weights) -> dict[str, Floats]:
     """All of the above from one pass over the draws, by the names they carry in a run's metrics."""
     reads = {
         "error_rate": _error_rate,
@@ -272,7 +268,7 @@ def selective_draws(
     }
     highest, correct = confidence_and_correct(labels, pred_probs)
     values = {name: np.empty(weights.shape[0]) for name in reads}
-    for rows, curve in _curves(highest if confidence is None else confidence, correct, weights):
+    for rows, curve in _curves(highest, correct, weights):
         for name, read in reads.items():
             values[name][rows] = read(curve)
     error_rate = values.pop("error_rate")  # what is left follows from the above, without another pass

@@ -7,7 +7,7 @@ numbers are defined in `ddeval.metrics.decisions`; here they are put together fo
 one of them sees the resamples of its other metrics.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,8 +186,6 @@ def net_benefit_table(
     rng: np.random.Generator,
     n_resamples: int,
     baseline: str | None = None,
-    thresholds: Sequence[float] = THRESHOLDS,
-    confidence_level: float = 0.95,
 ) -> pd.DataFrame:
     """Net benefit of referring by the probability of any malignant class, and its difference to a baseline.
 
@@ -208,7 +206,7 @@ def net_benefit_table(
 
     def measure(weights: Weights) -> dict[str, Floats]:
         return {
-            run: net_benefit_curve_draws(truth, score, weights, thresholds=thresholds)
+            run: net_benefit_curve_draws(truth, score, weights, thresholds=THRESHOLDS)
             for run, score in scores.items()
         }
 
@@ -216,19 +214,17 @@ def net_benefit_table(
     once = np.ones((1, len(truth)))
     point, refer_all = (
         measure(once),
-        net_benefit_curve_draws(truth, everybody, once, thresholds=thresholds)[0],
+        net_benefit_curve_draws(truth, everybody, once, thresholds=THRESHOLDS)[0],
     )
     replicates = {run: np.concatenate([block[run] for block in drawn]) for run in scores}
     frames = []
     for run in scores:
-        low, high, _ = percentile_interval(replicates[run], confidence_level=confidence_level)
-        frame = pd.DataFrame({"threshold": thresholds, "net_benefit": point[run][0]})
+        low, high, _ = percentile_interval(replicates[run])
+        frame = pd.DataFrame({"threshold": THRESHOLDS, "net_benefit": point[run][0]})
         frame = frame.assign(run=run, ci_low=low, ci_high=high, refer_all=refer_all)
         frame[["difference", "difference_low", "difference_high"]] = np.nan
         if baseline is not None and run != baseline:
-            low, high, _ = percentile_interval(
-                replicates[run] - replicates[baseline], confidence_level=confidence_level
-            )
+            low, high, _ = percentile_interval(replicates[run] - replicates[baseline])
             difference = point[run][0] - point[baseline][0]
             low, high = stated_ends(difference, low, high)
             frame["difference"], frame["difference_low"], frame["difference_high"] = difference, low, high
@@ -236,12 +232,12 @@ def net_benefit_table(
     return pd.concat(frames, ignore_index=True)[columns]
 
 
-def sure_misses(pred_probs: Probs, stakes: Stakes, is_deferred: Mask | None = None) -> npt.NDArray[np.intp]:
+def sure_misses(pred_probs: Probs, stakes: Stakes) -> npt.NDArray[np.intp]:
     """Rows with a malignant diagnosis answered with a benign class at `SURE` or above, surest first."""
     malignant = stakes.enough("malignant")
     missed = confident_misses(stakes.mask("malignant"), pred_probs, malignant, min_confidence=SURE)
-    flagged, deferred = outcome_masks(pred_probs, stakes, "malignant", is_deferred)
-    rows = np.flatnonzero(missed & ~deferred & ~flagged)
+    _, deferred = outcome_masks(pred_probs, stakes, "malignant")
+    rows = np.flatnonzero(missed & ~deferred)
     return rows[np.argsort(-pred_probs[rows].max(axis=1), kind="stable")]
 
 

@@ -46,7 +46,6 @@ def write_artefact(
     preprocessing: Preprocessing,
     class_names: Sequence[str],
     other_class: str | None = None,
-    link: str = "softmax",
     schema: FeatureSchema | None = None,
     metrics: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -80,7 +79,7 @@ def write_artefact(
         "preprocessing": preprocessing.to_dict(),
         "class_names": list(class_names),
         "other_class": other_class,
-        "link": link,
+        "link": "softmax",
         "weights_sha256": digest,
         "provenance": dict(provenance or {}),
     }

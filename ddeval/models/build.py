@@ -18,19 +18,19 @@ class Built(NamedTuple):
     preprocessing: Preprocessing
 
 
-def build(config: ModelConfig, *, n_classes: int, answers_width: int, where: str = "model") -> Built:
+def build(config: ModelConfig, *, n_classes: int, answers_width: int) -> Built:
     """The network of `config`, with pretrained weights unless it says `random`, and its preprocessing.
 
     Raises an InputError for a key the backbone lacks, weights that cannot be had or do not fit, or
     gradient checkpointing of a family that has none.
     """
-    model = arguments(config, answers_width=answers_width, where=where) | {"dropout": config.dropout}
+    model = arguments(config, answers_width=answers_width) | {"dropout": config.dropout}
     backbone = model["backbone_config"]
-    network = load_backbone(backbone, config.weights, revision=config.revision, where=f"{where}.weights")
+    network = load_backbone(backbone, config.weights, revision=config.revision, where="model.weights")
     if config.gradient_checkpointing:
         if not network.supports_gradient_checkpointing:
             raise InputError(
-                f"{where}.gradient_checkpointing",
+                "model.gradient_checkpointing",
                 f"true for {config.backbone}",
                 expected="a SigLIP backbone; the others have none in transformers",
                 todo="Set it to false.",

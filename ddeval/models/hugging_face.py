@@ -17,7 +17,7 @@ from ddeval.data.images import Preprocessing
 from ddeval.errors import InputError
 from ddeval.io import read_json
 from ddeval.models.artefact import folder_sha256
-from ddeval.models.record import Checkpoint, Link, check_other_class, check_same_classes, read_class_names
+from ddeval.models.record import Checkpoint, check_same_classes, read_class_names
 from ddeval.models.weights import from_folder, read_folder_config
 
 DUAL_ENCODERS = ("siglip", "clip")
@@ -34,9 +34,7 @@ def is_dual_encoder(config: Mapping[str, Any]) -> bool:
     )
 
 
-def read_classifier(
-    folder: Path, *, name: str, other_class: str | None = None, link: Link | None = None
-) -> Checkpoint:
+def read_classifier(folder: Path, *, name: str) -> Checkpoint:
     """The image classifier in a folder of `save_pretrained`: ResNet, ConvNeXt, ViT, SigLIP, ….
 
     Class names are the config's `id2label`; a labels.txt beside it must agree with them by name and
@@ -45,7 +43,6 @@ def read_classifier(
     """
     config = read_folder_config(folder)
     names = _class_names(folder, config)
-    check_other_class(other_class, names, where=str(folder))
     preprocessing, processor = _read_preprocessing(folder)
     model = from_folder(AutoModelForImageClassification, folder, trust_remote_code=False)
     _check_size(model, preprocessing, processor)
@@ -61,8 +58,8 @@ def read_classifier(
         kind="classifier",
         module=_Classifier(model).eval(),
         class_names=names,
-        other_class=other_class,
-        link=link or ("sigmoid" if config.get("problem_type", "").startswith("multi") else "softmax"),
+        other_class=None,
+        link="sigmoid" if config.get("problem_type", "").startswith("multi") else "softmax",
         preprocessing=preprocessing,
         schema=None,
         sha256=_sha256(folder),
@@ -77,7 +74,6 @@ def read_dual_encoder(
     name: str,
     classes: Mapping[str, str],
     templates: Sequence[str] = TEMPLATES,
-    other_class: str | None = None,
 ) -> Checkpoint:
     """A SigLIP or CLIP folder as a zero-shot classifier of `classes`.
 
@@ -104,13 +100,12 @@ def read_dual_encoder(
     sentences = [[template.format(words) for template in templates] for words in classes.values()]
     class_embeddings = _embed_sentences(model, _read_tokenizer(folder), sentences)
     names = tuple(classes)
-    check_other_class(other_class, names, where=str(folder))
     return Checkpoint(
         name=name,
         kind="zero_shot",
         module=_DualEncoder(model, class_embeddings).eval(),
         class_names=names,
-        other_class=other_class,
+        other_class=None,
         link="softmax",
         preprocessing=preprocessing,
         schema=None,

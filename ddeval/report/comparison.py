@@ -46,7 +46,6 @@ def round_1_table(
     about: pd.DataFrame | None = None,
     reported: pd.DataFrame | None = None,
     readers: pd.DataFrame | None = None,
-    id: str = "round-1-table",
 ) -> Table:
     """Checkpoints side by side: top-1, top-3, difference to the baseline, AUROC, ECE, malignant conditions
     missed, cost, notes; a column of which nothing is known is left out.
@@ -99,7 +98,7 @@ def round_1_table(
     known = [i < 6 or any(row[i].text not in ("", "–") for row in rows) for i in range(len(columns))]
     unknown = [column.title for column, is_known in zip(columns, known, strict=True) if not is_known]
     return Table(
-        id,
+        "round-1-table",
         "The table of the round, with 95 % intervals",
         [column for column, is_known in zip(columns, known, strict=True) if is_known],
         [[cell for cell, is_known in zip(row, known, strict=True) if is_known] for row in rows],
@@ -111,7 +110,7 @@ def round_1_table(
 _ROUND_1_TITLES = {"auroc_macro": "AUROC", "ece": "ECE", MISSED: "Malignant missed"}
 
 
-def versions_table(versions: pd.DataFrame, *, colours: Mapping[str, int], id: str = "versions") -> Table:
+def versions_table(versions: pd.DataFrame, *, colours: Mapping[str, int]) -> Table:
     """The same checkpoints under each version of the labels, with leave-one-proposer-out beside them.
 
     Parameters
@@ -143,10 +142,11 @@ def versions_table(versions: pd.DataFrame, *, colours: Mapping[str, int], id: st
         "The checkpoint that proposes cases for vetting gains from their correction. “Own proposals left "
         "out” is the same number with the given label wherever it alone proposed the case."
     )
-    return Table(id, "The same checkpoints under each version of the labels", columns, rows, note=note)
+    caption = "The same checkpoints under each version of the labels"
+    return Table("versions", caption, columns, rows, note=note)
 
 
-def readers_table(readers: pd.DataFrame, *, colours: Mapping[str, int], id: str = "readers-table") -> Table:
+def readers_table(readers: pd.DataFrame, *, colours: Mapping[str, int]) -> Table:
     """Readers and checkpoints on the same cases, each against panels of the other readers.
 
     Parameters
@@ -171,7 +171,7 @@ def readers_table(readers: pd.DataFrame, *, colours: Mapping[str, int], id: str 
         "reader is no proof that it is as good."
     )
     caption = "Readers and checkpoints on the cases that two or more readers read"
-    return Table(id, caption, columns, rows, note=note, is_folded=True)
+    return Table("readers-table", caption, columns, rows, note=note, is_folded=True)
 
 
 def best_sentence(best: pd.DataFrame, metric: str) -> str:

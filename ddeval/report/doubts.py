@@ -149,7 +149,7 @@ def overlap_section(overlap: pd.DataFrame, health: pd.DataFrame, *, issues: pd.D
     return Section("overlap", "Classes mixed up in the labels", blocks, menu="Overlap")
 
 
-def overlap_heat(overlap: pd.DataFrame, *, n_by_class: Mapping[str, int], id: str = "overlap") -> Heat:
+def overlap_heat(overlap: pd.DataFrame, *, n_by_class: Mapping[str, int]) -> Heat:
     """Estimated share of each class's labels that belong to another class.
 
     Parameters
@@ -175,11 +175,11 @@ def overlap_heat(overlap: pd.DataFrame, *, n_by_class: Mapping[str, int], id: st
         rows.append(row)
     columns = [Column("", is_number=False), *(Column(name) for name in n_by_class)]
     return Heat(
-        f"{id}-heat",
+        "overlap-heat",
         "Which classes are mixed up in the labels",
         "A row is the label as given, a column the class it more likely is; the numbers are estimated "
         "percent of the row. Under 1 % has no colour.",
-        Table(f"{id}-table", "Overlap of the classes", columns, rows, is_sortable=False),
+        Table("overlap-table", "Overlap of the classes", columns, rows, is_sortable=False),
         scale=[(heat_level(tick) or 0, f"{shown_tick(tick, 'percent')} %") for tick in HEAT_TICKS],
         row_title="labelled",
         column_title="more likely",

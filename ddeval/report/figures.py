@@ -100,7 +100,6 @@ def plot_interval(
     series: int = 1,
     reference: float | None = None,
     margin: float | None = None,
-    is_filled: bool = True,
 ) -> Markup:
     """One value as a dot on its interval; nothing but the grid where the value is undefined.
 
@@ -117,7 +116,7 @@ def plot_interval(
     if margin is not None:
         parts.append(_vertical(axis.at(margin), "margin"))
     if not is_undefined(value):
-        parts += _mark(value, ci_low, ci_high, axis=axis, y="50%", series=series, is_filled=is_filled)
+        parts += _mark(value, ci_low, ci_high, axis=axis, y="50%", series=series)
     return tag("svg", *parts, class_="strip", aria_hidden="true")
 
 

@@ -33,7 +33,7 @@ class Reported:
 NOTHING_MORE = Reported()
 
 
-def guideline_table(run: RunTables, about: Reported, *, id: str = "guidelines") -> Table:
+def guideline_table(run: RunTables, about: Reported) -> Table:
     """One row an item: who asks for it, and the answer of this page."""
     rows = []
     for item, asked_in, answer in _items(run, about):
@@ -42,7 +42,7 @@ def guideline_table(run: RunTables, about: Reported, *, id: str = "guidelines") 
         rows.append([Cell(item), said, Cell(asked_in)])
     columns = [Column(title, is_number=False) for title in ("Item", "This evaluation", "Asked in")]
     caption = "What CLAIM, TRIPOD+AI and STARD-AI ask for"
-    return Table(id, caption, columns, rows, is_filterable=True, is_wrapped=True)
+    return Table("guidelines", caption, columns, rows, is_filterable=True, is_wrapped=True)
 
 
 def _items(run: RunTables, about: Reported) -> Sequence[tuple[str, str, str]]:

@@ -25,7 +25,7 @@ from ddeval.metrics.readings import case_codes, closed_set
 from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, percentile_interval, weighed
 from ddeval.models.record import Checkpoint
 from ddeval.score import folder
-from ddeval.score.numbers import OVERLAYS, Judged, judged_rows
+from ddeval.score.numbers import Judged, judged_rows
 from ddeval.tables import ANSWER_PREFIX
 
 WHOLE = "all questions"
@@ -58,7 +58,6 @@ def ablate(
     checkpoint: Checkpoint,
     *,
     labels: str | None = None,
-    overlays: Path = OVERLAYS,
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Ablation:
@@ -72,7 +71,7 @@ def ablate(
         Where the checkpoint is not the one of the run, reads no questionnaire or has no head that runs
         alone; where the run holds no embeddings, or its logits are not those of the head on them.
     """
-    found = judged_rows(run, labels, overlays=overlays)
+    found = judged_rows(run, labels)
     _check_checkpoint(found, checkpoint, run)
     rows = found.answers().rows
     embeddings = torch.from_numpy(_embeddings(found, run))

@@ -29,7 +29,7 @@ from ddeval.metrics.resampling import N_RESAMPLES, bootstrap
 from ddeval.metrics.scaling import fit_temperature
 from ddeval.metrics.selective import augrc, score_rule_table
 from ddeval.score.deferral import FORMAT, decisions, rule_score, tta_of
-from ddeval.score.numbers import OVERLAYS, Judged, calibration_rows, judged_rows
+from ddeval.score.numbers import Judged, calibration_rows, judged_rows
 from ddeval.score.predictions import Predictions
 
 Unit = Literal["image", "case"]
@@ -69,7 +69,6 @@ def abstention(
     unit: Unit = "image",
     confidence_level: float = 0.95,
     labels: str | None = None,
-    overlays: Path = OVERLAYS,
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Rule:
@@ -83,7 +82,7 @@ def abstention(
     InputError
         Where the run has no labelled calibration split or no logits, or for an unknown score rule.
     """
-    found = judged_rows(run, labels, overlays=overlays)
+    found = judged_rows(run, labels)
     predictions, codes = _calibration(found, run)
     other = (
         None if predictions.other_class is None else predictions.class_names.index(predictions.other_class)

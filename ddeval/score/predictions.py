@@ -21,7 +21,6 @@ from ddeval.errors import InputError
 from ddeval.metrics.arrays import PROB_FLOOR, Probs, softmax
 
 Link = Literal["softmax", "sigmoid"]
-LINKS: tuple[Link, ...] = ("softmax", "sigmoid")
 ID_COLUMNS = ("image_id", "case_id", "group", "split")
 
 

@@ -169,14 +169,6 @@ def use_link(store: Store, token: str, password: str) -> Account:
         return account
 
 
-def change_password(store: Store, code: str, old: str, new: str, *, address: str) -> None:
-    """A new password for whoever knows the old one; every open session of the account ends."""
-    log_in_check(store, code, old, address=address)
-    check_password(new, code=code)
-    with store.write() as connection:
-        _set_password(connection, code, new)
-
-
 def log_in(store: Store, name: str, password: str, *, address: str) -> str:
     """The token of a new session for a code or e-mail address and its password.
 

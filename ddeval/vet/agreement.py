@@ -81,9 +81,8 @@ def agreement_table(
     *,
     rng: np.random.Generator,
     n_resamples: int = 2000,
-    confidence_level: float = 0.95,
 ) -> pd.DataFrame:
-    """The four coefficients with percentile bootstrap intervals over units.
+    """The four coefficients with 95 % percentile bootstrap intervals over units.
 
     Returns
     -------
@@ -95,12 +94,11 @@ def agreement_table(
     pairable = counts[counts.sum(axis=1) >= 2]
     n_units = len(pairable)
     draws = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_resamples) if n_units else None
-    tail = (1 - confidence_level) / 2
     rows = []
     for name, coefficient in _COEFFICIENTS.items():
         replicates = np.full(1, np.nan) if draws is None else coefficient(pairable, draws.astype(float))
         defined = replicates[np.isfinite(replicates)]
-        low, high = np.quantile(defined, [tail, 1 - tail]) if defined.size else (np.nan, np.nan)
+        low, high = np.quantile(defined, [0.025, 0.975]) if defined.size else (np.nan, np.nan)
         rows.append(
             {
                 "coefficient": name,

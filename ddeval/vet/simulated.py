@@ -84,12 +84,10 @@ class Reader:
         return Answer(tuple(named)), {"gradable": "yes", "poor_photographs": poor}
 
 
-def panel(
-    n_readers: int, *, error_rate: float, seed: int, n_adjudicators: int = 2
-) -> tuple[list[Reader], list[Reader]]:
-    """Readers of one error rate, and adjudicators who are wrong half as often."""
+def panel(n_readers: int, *, error_rate: float, seed: int) -> tuple[list[Reader], list[Reader]]:
+    """Readers of one error rate, and two adjudicators who are wrong half as often."""
     readers = [Reader(f"reader-{i + 1:02d}", error_rate, seed=seed) for i in range(n_readers)]
-    settle = [Reader(f"adjudicator-{i + 1}", error_rate / 2, 0.0, seed=seed) for i in range(n_adjudicators)]
+    settle = [Reader(f"adjudicator-{i + 1}", error_rate / 2, 0.0, seed=seed) for i in range(2)]
     return readers, settle
 
 
