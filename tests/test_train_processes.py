@@ -258,3 +258,23 @@ def test_one_process_knows_nothing_of_others(monkeypatch):
         assert processes == ALONE
         assert processes.summed(0.1, 2.0, device=torch.device("cpu")) == [0.1, 2.0]
         assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(("device", "gpu"), [("auto", torch.device("cuda", 1)), ("cpu", None)])
+def test_a_process_names_its_own_gpu(monkeypatch, device, gpu):
+    """The fourth on a host with two GPUs takes the second; NCCL is told which, so no barrier has to guess."""
+    asked = {}
+    for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda own: asked.update(set_device=own))
+    of = torch.distributed
+    monkeypatch.setattr(of, "init_process_group", lambda backend, **more: asked.update(more, backend=backend))
+    monkeypatch.setattr(of, "get_rank", lambda: 2)
+    monkeypatch.setattr(of, "get_world_size", lambda: 3)
+    monkeypatch.setattr(of, "destroy_process_group", lambda: None)
+    with joined(device) as processes:
+        assert processes == Processes(2, 3)
+    assert asked["device_id"] == asked.get("set_device") == gpu
+    assert asked["backend"] == ("gloo" if gpu is None else "nccl")

@@ -62,10 +62,11 @@ def joined(device: str) -> Iterator[Processes]:
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         yield ALONE
         return
-    has_gpu = device != "cpu" and torch.cuda.is_available()
-    if has_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=PATIENCE)
+    own_gpu = None  # named, or a barrier guesses which it is and warns
+    if device != "cpu" and torch.cuda.is_available():
+        own_gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        torch.cuda.set_device(own_gpu)
+    dist.init_process_group("gloo" if own_gpu is None else "nccl", timeout=PATIENCE, device_id=own_gpu)
     processes = Processes(dist.get_rank(), dist.get_world_size())
     try:
         yield processes
