@@ -28,21 +28,24 @@ def ablate(
 
     Example: ddeval ablate runs/gen2a_medsiglip-test-1a2b
     """
-    from ddeval.io import write_csv
+    from ddeval.io import write_csv, write_json
     from ddeval.models.checkpoint import load_checkpoint
     from ddeval.score.ablation import ablate as ablated
+    from ddeval.score.ablation import machine
     from ddeval.score.folder import read_run
 
     made_by = read_run(run)["checkpoint"]
-    found = ablated(
-        run,
-        load_checkpoint(checkpoint or str(made_by.get("folder") or made_by["name"])),
-        labels=labels,
-        seed=seed,
-        n_resamples=n_resamples,
-    )
+    source = checkpoint or str(made_by.get("folder") or made_by["name"])
+    found = ablated(run, load_checkpoint(source), labels=labels, seed=seed, n_resamples=n_resamples)
     path = out or run / f"questions-{found.version}.csv"
     write_csv(path, found.table)
+    if out is None:  # what ddeval verify makes it again from
+        made_from = {
+            "checkpoint": str(Path(source).resolve()) if Path(source).exists() else source,
+            "labels": str(found.overlay.resolve()) if found.overlay else "v0",
+            "seed": seed, "n_resamples": n_resamples, "machine": machine(),
+        }  # fmt: skip
+        write_json(path.with_suffix(".json"), {"made_from": made_from})
     if as_json:
         console.say_json(
             {"table": found.table.to_dict("records"), "file": str(path), "labels": found.version}

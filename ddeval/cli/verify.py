@@ -46,7 +46,7 @@ def verify(
     folder, texts = _drawn(run, data) if run.suffix == ".html" else (run, [])
     is_comparison = (folder / COMPARISON_FILE).is_file()
     found = verify_comparison(folder) if is_comparison else verified(folder, manifest=data)
-    found = _with_readings(found, folder, data)
+    found = _with_questions(_with_readings(found, folder, data), folder, data)
     if as_json:
         console.say_json(
             {
@@ -90,6 +90,50 @@ def _with_readings(found: "Verification", run: Path, data: Path | None) -> "Veri
         found = found._replace(
             n_cells=found.n_cells + sum(1 for _ in leaves(computed)),
             differences=(*found.differences, *differences),
+        )
+    return found
+
+
+def _with_questions(found: "Verification", run: Path, data: Path | None) -> "Verification":
+    """What was found, and what `ddeval ablate` kept in the run that its checkpoint does not say again.
+
+    On another processor or torch an answer that is nearly a tie may turn: accuracies lost may then lie a
+    hundredth of a point apart, and p-values are not compared. Without the checkpoint nothing can be.
+    """
+    import pandas as pd
+
+    from ddeval import io
+    from ddeval.score.verify import cell_differences
+
+    for path in sorted(run.glob("questions-*.csv")):
+        settings = path.with_suffix(".json")
+        try:
+            if not settings.is_file():
+                raise InputError(str(settings), "no such file", expected="how it was made", todo="")
+            from ddeval.models.checkpoint import load_checkpoint
+            from ddeval.score.ablation import ablate, machine
+
+            told = io.read_json(settings)["made_from"]
+            checkpoint = load_checkpoint(told["checkpoint"])
+        except (InputError, ImportError) as error:
+            console.note(f"{path.name} was not computed again, make it with ddeval ablate: {error}")
+            continue
+        again = ablate(
+            run, checkpoint, labels=told["labels"], manifest=data, seed=told["seed"],
+            n_resamples=told["n_resamples"],
+        ).table  # fmt: skip
+        stored = io.read_csv(path)
+        for column in stored.columns.intersection(again.select_dtypes("number").columns):
+            stored[column] = pd.to_numeric(stored[column], errors="coerce")
+        if told["machine"] != machine():
+            console.note(f"{path.name} was made on {told['machine']}: held to a hundredth of a point")
+            stored, again = (frame.drop(columns="p_holm") for frame in (stored, again))
+            for column in ("lost", "ci_low", "ci_high"):
+                is_near = (stored[column] - again[column]).abs() <= 1e-4
+                stored[column] = stored[column].where(~is_near, again[column])
+        found = found._replace(
+            n_cells=found.n_cells + again.size,
+            differences=(*found.differences, *cell_differences(path.name, stored, again)),
         )
     return found
 

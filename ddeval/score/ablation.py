@@ -6,6 +6,7 @@ an interval over patients. Permuting keeps how often each answer is given and br
 is what a schema without the question would send to this model, not to one trained without it.
 """
 
+import platform
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,14 @@ from ddeval.metrics.arrays import Floats, Weights, ratio
 from ddeval.metrics.discrimination import label_ranks
 from ddeval.metrics.paired import holm, two_sided_p
 from ddeval.metrics.readings import case_codes, closed_set
-from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, percentile_interval, weighed
+from ddeval.metrics.resampling import (
+    N_RESAMPLES,
+    group_codes,
+    group_weights,
+    percentile_interval,
+    stated_ends,
+    weighed,
+)
 from ddeval.models.record import Checkpoint
 from ddeval.score import folder
 from ddeval.score.numbers import Judged, judged_rows
@@ -51,6 +59,8 @@ class Ablation(NamedTuple):
     n_images: int
     version: str
     """Of the labels."""
+    overlay: Path | None
+    """The file of the labels, where they are not the manifest's."""
 
 
 def ablate(
@@ -58,6 +68,7 @@ def ablate(
     checkpoint: Checkpoint,
     *,
     labels: str | None = None,
+    manifest: Path | None = None,
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Ablation:
@@ -71,7 +82,7 @@ def ablate(
         Where the checkpoint is not the one of the run, reads no questionnaire or has no head that runs
         alone; where the run holds no embeddings, or its logits are not those of the head on them.
     """
-    found = judged_rows(run, labels)
+    found = judged_rows(run, labels, manifest=manifest)
     _check_checkpoint(found, checkpoint, run)
     rows = found.answers().rows
     embeddings = torch.from_numpy(_embeddings(found, run))
@@ -100,7 +111,12 @@ def ablate(
     known = {name: _described(checkpoint, rows, name) for name in dict.fromkeys(f for f, _ in about)}
     table["n_answered"] = [known[name][0] for name in table["field"]]
     table["n_columns"] = [known[name][1] for name in table["field"]]
-    return Ablation(_sorted(table)[list(COLUMNS)], largest, len(at), found.version)
+    return Ablation(_sorted(table)[list(COLUMNS)], largest, len(at), found.version, found.overlay_path)
+
+
+def machine() -> str:
+    """What decides the last digit of a logit: another one may turn an answer that is nearly a tie."""
+    return f"torch {torch.__version__}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _check_checkpoint(found: Judged, checkpoint: Checkpoint, run: Path) -> None:
@@ -166,8 +182,7 @@ def _changes(
     case_of = case_codes(found.predictions.frame["case_id"].to_numpy(dtype=object))
     first = np.unique(case_of, return_index=True)[1]
     takes = [first[rng.permutation(len(first))][case_of] for _ in range(N_PERMUTATIONS)]
-    for wanted in ([*names], *([name] for name in names)):
-        label = WHOLE if len(wanted) == len(names) else wanted[0]
+    for label, wanted in {WHOLE: names, **{name: [name] for name in names}}.items():
         yield label, "permuted", [_with(checkpoint, rows, features, wanted, take) for take in takes]
         yield label, "unknown", [_with(checkpoint, rows, features, wanted, None)]
 
@@ -231,9 +246,9 @@ def _table(
     draws = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
     drawn = np.concatenate(list(weighed(means, draws)))
     low, high, _ = percentile_interval(drawn)
-    low, high = (np.where(low < high, end, np.nan) for end in (low, high))  # no draw differs: no interval
+    low, high = stated_ends(lost.mean(axis=0), low, high)  # no draw differs: no interval and no p-value
     table = table.assign(lost=lost.mean(axis=0), ci_low=low, ci_high=high, p_holm=np.nan)
-    p_values = np.array([two_sided_p(column) for column in drawn.T])
+    p_values = np.where(np.isfinite(low), [two_sided_p(column) for column in drawn.T], np.nan)
     for _, family in table[table["field"] != WHOLE].groupby(["how", "metric"]):
         table.loc[family.index, "p_holm"] = holm(p_values[family.index])
     return table.assign(n_images=len(groups), n_groups=n_groups)

@@ -115,7 +115,11 @@ def frame_differences(
         yield Difference(file, "the file", "missing", f"{len(computed)} rows")
         return
     stored, _ = io.read_parquet(target / name)
-    stored = stored.drop(columns=list(ignored), errors="ignore")
+    yield from cell_differences(file, stored.drop(columns=list(ignored), errors="ignore"), computed)
+
+
+def cell_differences(file: str, stored: pd.DataFrame, computed: pd.DataFrame) -> Iterator[Difference]:
+    """Cells of a stored table that are not those computed."""
     if list(stored.columns) != list(computed.columns) or len(stored) != len(computed):
         yield Difference(file, "shape", stored.shape, computed.shape)
         return
@@ -126,11 +130,10 @@ def frame_differences(
 
 
 def _row_name(frame: pd.DataFrame, row: int) -> str:
-    """A row by its run, metric, subset and class where it has them; else by its number."""
+    """A row by its run, question, metric, subset and class where it has them; else by its number."""
     several = ["run"] if "run" in frame.columns and len(set(frame["run"])) > 1 else []
-    names = [
-        c for c in (*several, "metric", "subset", "class_name", "attribute", "group") if c in frame.columns
-    ]
+    known = ("field", "how", "metric", "subset", "class_name", "attribute", "group")
+    names = [c for c in (*several, *known) if c in frame.columns]
     cells = [str(frame[c].iloc[row]) for c in names if not pd.isna(frame[c].iloc[row])]
     return " ".join(cells) if "metric" in names else f"row {row + 1}"
 
