@@ -172,6 +172,16 @@ def test_an_evening_says_what_it_buys_and_for_which_class_it_is_hopeless():
     assert verdicts == {"eczema": "measured", "acne": "measured", "rare": "hopeless"}
 
 
+def test_an_evening_finds_no_wrong_label_where_histology_locks_it():
+    table = cases(n=400)
+    is_locked = np.arange(400) < 200
+    table["label_basis"] = np.where(is_locked, "histology", "single")
+    found = evening(table, readers=4, cases=40, reads=2, mix=MIXES["test"], rng=np.random.default_rng(0))
+    open_to_doubt = table.loc[~is_locked, "label_error"].sum()
+    assert found["errors_expected_in_split"] == pytest.approx(open_to_doubt)
+    assert found["errors_expected"] < open_to_doubt
+
+
 def test_a_class_nobody_reads_is_hopeless_and_has_the_whole_width():
     table = cases(n=50)
     widths = class_widths(table, np.zeros(50))

@@ -13,7 +13,7 @@ from scipy import stats
 
 from ddeval.audit.queue import Mix, make_queue
 from ddeval.audit.strata import spread
-from ddeval.tables import RANKED
+from ddeval.tables import LOCKED, RANKED
 
 DISAGREEMENT = 0.30
 """Share of cases on which two readers differ, until it is measured: 28 % of pairs did in DermX."""
@@ -132,7 +132,7 @@ def evening(
     queue = make_queue(table, n_cases=max(spent.n_queue, 1), mix=mix, rng=rng)
     frame = queue.frame
     is_ranked = (frame["stratum"] == RANKED).to_numpy()
-    wrong = table["label_error"].to_numpy()
+    wrong = np.where(frame["stratum"] == LOCKED, 0.0, table["label_error"])  # histology's label stands unread
     drawn = frame["inclusion_probability"].to_numpy()
     return {
         **spent._asdict(),
