@@ -138,6 +138,44 @@ def test_a_reported_case_has_no_label_until_an_admin_has_looked(store, manifest,
     assert set(overlay.frame.loc[overlay.frame["case_id"] == "c0", "outcome"]) == {"reported"}
 
 
+def test_a_patient_who_withdrew_does_not_stop_a_freeze(store, manifest, tmp_path):
+    read_batch_with(store, manifest, ANSWERS)
+    frozen(store, manifest, tmp_path)
+    left = manifest[manifest["case_id"] != "c2"]
+    with pytest.raises(InputError, match=r"case c2: found no photograph in the manifest"):
+        frozen(store, left, tmp_path)
+    told = {"manifest": left, "class_of": CLASS_OF, "folder": tmp_path}
+    overlay = read_overlay(freeze(store, ["b"], may_lack=True, **told))
+    assert overlay.version == "v2"
+    assert set(overlay.frame["case_id"]) == {"c0", "c1", "c3"}
+    held = io.read_parquet(tmp_path / "readings" / "test-v2.parquet")[0]
+    assert set(held["case_id"]) == {"c0", "c1", "c3"}
+    assert apply_overlay(left, overlay)["label"].notna().sum() == 3
+
+
+def test_a_batch_read_half_takes_nothing_from_one_that_was_read_whole(store, manifest, tmp_path):
+    """The same queue opened again after it was closed: one reading of c2 there unsettles nothing."""
+    read_batch_with(store, manifest, {k: ANSWERS[k] for k in ("c0", "c2")})
+    queue = pd.DataFrame({"case_id": ["c2"], "kind": "random", "stratum": "s", "inclusion_probability": 1.0})
+    again = open_batch(store, queue.assign(given_label="eczema", label_basis="single"), name="again",
+                       split="test", seed=0, manifest_sha256="m")  # fmt: skip
+    record_reading(store, again, "ann", next_case(store, again, "ann").nonce, Answer(("eczema",)))
+    close_batch(store, "again", actor="admin")
+    overlay = read_overlay(frozen(store, manifest, tmp_path, ("b", "again")))
+    assert overlay.frame.set_index("image_id").loc["c2-0", ["outcome", "rule"]].tolist() == [
+        "relabel",
+        "agreed",
+    ]
+
+
+def test_conditions_that_lack_the_class_of_a_label_are_refused(store, manifest, tmp_path):
+    """Under the conditions of another model every reading would differ from every label."""
+    read_batch_with(store, manifest, {"c2": ANSWERS["c2"]})
+    with pytest.raises(InputError, match=r"labels in the data that are no class .*: eczema"):
+        freeze(store, ["b"], manifest=manifest, class_of={"tinea": "tinea"}, folder=tmp_path)
+    assert not list(tmp_path.glob("*.parquet"))
+
+
 def test_an_open_batch_and_batches_of_two_splits_are_refused(store, manifest, tmp_path):
     read_batch_with(store, manifest, ANSWERS)
     read_batch_with(store, manifest, ANSWERS, name="t", split="train")

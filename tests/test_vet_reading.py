@@ -11,8 +11,8 @@ from ddeval.errors import InputError
 from ddeval.vet import reading, schema
 from ddeval.vet.adjudication import next_hearing, record_adjudication
 from ddeval.vet.batches import close_batch, open_batch, practice_cases, read_batches
-from ddeval.vet.consensus import Answer
-from ddeval.vet.outcomes import case_outcomes, first_class, ratings
+from ddeval.vet.consensus import Answer, put_first
+from ddeval.vet.outcomes import batch_status, case_outcomes, ratings
 from ddeval.vet.reading import (
     Refused,
     answers,
@@ -23,6 +23,7 @@ from ddeval.vet.reading import (
     reports,
     save_draft,
     set_aside,
+    take_out,
     undo,
 )
 from ddeval.vet.reveal import reveal
@@ -151,7 +152,7 @@ def test_hidden_repeats_come_at_least_forty_cases_later_and_once(store):
     assert len(gaps) > 8
     assert min(gaps) >= reading.REPEAT_GAP
     assert len(order) == 120 + len(gaps)
-    table, repeats = ratings(store, batch, name_of=lambda answer: first_class(answer, CLASS_OF))
+    table, repeats = ratings(store, batch, name_of=lambda answer: put_first(answer, CLASS_OF))
     assert len(repeats) == len(gaps)
     assert table.shape == (120, 1)
 
@@ -194,6 +195,61 @@ def test_a_skipped_case_comes_last_and_a_reported_one_comes_to_nobody(store):
     order = read_all(store, batch, "ann")
     assert order[-1] == skipped.case_id
     assert reported.case_id not in order + read_all(store, batch, "bob")
+
+
+def test_a_practice_case_that_cannot_be_read_does_not_stop_a_reader(store):
+    """Its photograph may never come: skipping or reporting it passes it."""
+    batch = batch_of(store, 3, settings={"practice_cases": ["p1", "p2", "p3"]})
+    for kind in ("skip", "report"):
+        screen = next_case(store, batch, "ann")
+        assert screen.is_practice
+        set_aside(store, batch, "ann", screen.nonce, kind, reason="no photograph")
+    assert read_all(store, batch, "ann")[0] == "p3"
+    assert read_all(store, batch, "bob")[:2] == ["p1", "p3"]  # nobody is shown what ann reported
+
+
+def test_a_reported_case_leaves_every_screen_and_is_not_settled(store):
+    batch = batch_of(store, 1)
+    for reader, answer in (("ann", ECZEMA), ("bob", PSORIASIS)):
+        record_reading(store, batch, reader, next_case(store, batch, reader).nonce, answer)
+    hearing = next_hearing(store, batch, "cleo", class_of=CLASS_OF)
+    nonce = undo(store, batch, "ann", reason="a slip").nonce
+    record_reading(store, batch, "ann", nonce, ECZEMA)
+    assert take_out(store, ["c0", "unknown"], actor="admin", reason="patient withdrew") == {"b": 1}
+    assert take_out(store, ["c0"], actor="admin", reason="patient withdrew") == {}
+    assert reading.case_on_screen(store, hearing.nonce, "cleo") is None
+    assert next_hearing(store, batch, "cleo", class_of=CLASS_OF) is None
+    assert batch_status(store, batch, class_of=CLASS_OF)["n_to_adjudicate"] == 0
+    with pytest.raises(Refused, match="taken out since"):
+        undo(store, batch, "bob", reason="a slip")
+
+
+def test_a_report_takes_the_case_off_a_colleagues_screen_and_its_hidden_repeat_away(store):
+    batch = batch_of(store, 60, repeats=["c0"], readings_per_case=2)
+    first, second = next_case(store, batch, "ann"), next_case(store, batch, "bob")
+    while second.case_id != first.case_id:
+        record_reading(store, batch, "bob", second.nonce, ECZEMA)
+        second = next_case(store, batch, "bob")
+    set_aside(store, batch, "ann", first.nonce, "report", reason="a name is visible")
+    assert reading.case_on_screen(store, second.nonce, "bob") is None
+    take_out(store, ["c0"], actor="admin", reason="patient withdrew")
+    assert "c0" not in read_all(store, batch, "ann")
+    assert next_case(store, batch, "ann") is None
+
+
+def test_a_case_without_a_photograph_at_hand_does_not_stop_an_adjudicator(store):
+    batch = batch_of(store, 2)
+    for reader, answer in (("ann", ECZEMA), ("bob", PSORIASIS)):
+        read_all(store, batch, reader, answer)
+    hearing = next_hearing(store, batch, "cleo", class_of=CLASS_OF, at_hand={"c1": []})
+    assert (hearing.case_id, hearing.n_left) == ("c1", 1)
+
+
+def test_a_diagnosis_that_the_conditions_have_lost_is_named(store):
+    batch = batch_of(store, 1)
+    read_all(store, batch, "ann", PSORIASIS)
+    with pytest.raises(InputError, match=r"diagnosis 'psoriasis', which the conditions file lacks"):
+        case_outcomes(store, batch, class_of={"eczema": "eczema"})
 
 
 def test_an_admin_sees_what_was_reported_until_it_is_released(store):

@@ -316,7 +316,7 @@ def _next(desk: Desk, batch: Batch, account: Account) -> dict[str, Any] | None:
 
 
 def _next_hearing(desk: Desk, batch: Batch, account: Account) -> dict[str, Any] | None:
-    heard = next_hearing(desk.store, batch, account.code, class_of=desk.class_of)
+    heard = next_hearing(desk.store, batch, account.code, class_of=desk.class_of, at_hand=desk.photographs)
     return None if heard is None else desk.hearing(heard, batch)
 
 

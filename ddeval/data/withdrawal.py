@@ -115,6 +115,11 @@ def is_withdrawn(frame: pd.DataFrame, folder: Path) -> pd.Series:
     return frame["patient_id"].map(patient_sha256, na_action="ignore").isin(set(gone))
 
 
+def has_tombstones(folder: Path) -> bool:
+    """Whether a patient has withdrawn from the manifests of this folder."""
+    return bool(_tombstones(folder))
+
+
 def patient_sha256(patient_id: str) -> str:
     return hashlib.sha256(f"patient:{patient_id}".encode()).hexdigest()
 

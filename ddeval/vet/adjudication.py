@@ -7,7 +7,7 @@ the model's answer. Two adjudicators at the same instant: one is taken, the othe
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +34,19 @@ class Hearing:
 
 
 def next_hearing(
-    store: Store, batch: Batch, adjudicator: str, *, class_of: Mapping[str, str]
+    store: Store,
+    batch: Batch,
+    adjudicator: str,
+    *,
+    class_of: Mapping[str, str],
+    at_hand: Container[str] | None = None,
 ) -> Hearing | None:
-    """The next case this adjudicator may settle, or None. A reader of a case never adjudicates it."""
+    """The next case this adjudicator may settle, or None. A reader of a case never adjudicates it.
+
+    Where `at_hand` is given, a case that is not in it (its patient withdrew) is passed over.
+    """
     waiting = open_cases(case_outcomes(store, batch, class_of=class_of), adjudicator=adjudicator)
+    waiting = [case for case in waiting if at_hand is None or case in at_hand]
     if not waiting or not batch.is_open:
         return None
     with store.write() as connection:

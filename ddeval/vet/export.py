@@ -16,9 +16,9 @@ from ddeval.data.manifest import with_cases
 from ddeval.errors import InputError
 from ddeval.vet.batches import read_batch
 from ddeval.vet.consensus import Answer
-from ddeval.vet.outcomes import CaseOutcome, case_outcomes
+from ddeval.vet.outcomes import CaseOutcome, case_outcomes, check_labels
 from ddeval.vet.pairs import decisions
-from ddeval.vet.reading import answers, reported_cases
+from ddeval.vet.reading import answers
 from ddeval.vet.store import Store
 
 POLICY = (
@@ -36,6 +36,7 @@ def freeze(
     class_of: Mapping[str, str],
     folder: Path,
     image_sha256: Mapping[str, str] | None = None,
+    may_lack: bool = False,
 ) -> Path:
     """Write the overlay `folder/<split>-v<n>.parquet` and return its path.
 
@@ -56,11 +57,14 @@ def freeze(
         Class of every diagnosis.
     image_sha256 : mapping, optional
         Hash of each photograph's file, where the files are at hand.
+    may_lack : bool
+        Whether the manifest may lack vetted cases, as it does where a patient withdrew: they are left out.
 
     Raises
     ------
     InputError
-        For an open batch, batches of two splits, or a vetted case the manifest lacks.
+        For an open batch, batches of two splits, a given label or a diagnosis without a class, or a vetted
+        case the manifest lacks.
     """
     manifest = with_cases(manifest)
     opened = [read_batch(store, name) for name in batches]
@@ -83,13 +87,14 @@ def freeze(
     split = splits.pop()
     rows: list[dict[str, Any]] = []
     for batch in opened:
+        check_labels(store, batch, class_of=class_of)
         outcomes = case_outcomes(store, batch, class_of=class_of)
-        held = reported_cases(store, batch.name)
         poor = _poor_photographs(store, batch.name)
         for outcome in outcomes:
-            if outcome.n_readings or outcome.case_id in held:
-                rows += _images(outcome, manifest, held=outcome.case_id in held, poor=poor)
+            if outcome.n_readings or outcome.is_reported:
+                rows += _images(outcome, manifest, poor=poor, may_lack=may_lack)
     rows += _duplicates(store, batches, manifest, split=split)
+    rows.sort(key=lambda row: row["outcome"] != "unresolved")  # what one batch has settled, none unsettles
     frame = pd.DataFrame(rows, columns=[c for c in tables.LABELS.names if c != "overlay_version"])
     frame = frame.drop_duplicates("image_id", keep="last").sort_values("image_id", ignore_index=True)
     frame["image_sha256"] = frame["image_id"].map(dict(image_sha256 or {})).astype(object)
@@ -102,6 +107,7 @@ def freeze(
     frame["overlay_version"] = version
     report = store.verify()
     readings = pd.concat([_first_readings(store, batch.name, class_of) for batch in opened])
+    readings = readings[readings["case_id"].isin(manifest["case_id"])]
     path = folder / f"{split}-{version}.parquet"
     io.write_parquet(folder / "readings" / path.name, readings.sort_values(["case_id", "reader"]))
     io.write_parquet(
@@ -145,11 +151,11 @@ def as_source(
 
 
 def _images(
-    outcome: CaseOutcome, manifest: pd.DataFrame, *, held: bool, poor: Mapping[str, float]
+    outcome: CaseOutcome, manifest: pd.DataFrame, *, poor: Mapping[str, float], may_lack: bool
 ) -> list[dict[str, Any]]:
-    """One row a photograph of the case (see `POLICY`)."""
+    """One row a photograph of the case (see `POLICY`); none of a withdrawn patient's case."""
     photographs = manifest[manifest["case_id"] == outcome.case_id]
-    if photographs.empty:
+    if photographs.empty and not may_lack:
         raise InputError(
             f"case {outcome.case_id}",
             "no photograph in the manifest",
@@ -159,7 +165,7 @@ def _images(
     labels = [{"label": k, "weight": round(w, 6)} for k, w in outcome.consensus.labels.items()]
     rows = []
     for image in photographs.to_dict("records"):
-        result: str = "reported" if held else outcome.consensus.outcome
+        result: str = "reported" if outcome.is_reported else outcome.consensus.outcome
         if labels and poor.get(image["image_id"], 0.0) * 2 > outcome.n_readings:
             result = "poor_image"
         rows.append(

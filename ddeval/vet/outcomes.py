@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ddeval.errors import InputError
 from ddeval.vet.batches import Batch, read_items
 from ddeval.vet.consensus import Answer, Consensus, consensus, put_first
 from ddeval.vet.reading import answers, reported_cases
@@ -29,6 +30,8 @@ class CaseOutcome:
     """Blind first readings, the adjudication not counted."""
     is_complete: bool
     """As many readings as the batch asks for."""
+    is_reported: bool
+    """Taken out by a reader or an admin, and not released since: nobody reads or settles it."""
     consensus: Consensus
     """Of the readings so far, also where they are not complete."""
     readers: tuple[str, ...]
@@ -38,10 +41,15 @@ class CaseOutcome:
 
 
 def case_outcomes(store: Store, batch: Batch, *, class_of: Mapping[str, str]) -> list[CaseOutcome]:
-    """The cases of the batch in the order of its queue; a hidden repeat is not a case of its own."""
+    """The cases of the batch in the order of its queue; a hidden repeat is not a case of its own.
+
+    An InputError names a diagnosis that a reader gave and `class_of` lacks.
+    """
     items = read_items(store, batch.name)
     items = items[items["kind"] != "repeat"].drop_duplicates("case_id")
     given = answers(store, batch.name)
+    _check_named(given["answer"], class_of, batch=batch.name)
+    held = reported_cases(store, batch.name)
     read: dict[str, list[tuple[str, Answer]]] = {}
     settled: dict[str, tuple[str, Answer]] = {}
     for case_id, actor, kind, reading_no, answer in given[
@@ -64,6 +72,7 @@ def case_outcomes(store: Store, batch: Batch, *, class_of: Mapping[str, str]) ->
                 label_basis=basis,
                 n_readings=len(readings),
                 is_complete=len(readings) >= batch.readings_per_case,
+                is_reported=item["case_id"] in held,
                 consensus=consensus(
                     [answer for _, answer in readings],
                     given_label=item["given_label"],
@@ -80,11 +89,22 @@ def case_outcomes(store: Store, batch: Batch, *, class_of: Mapping[str, str]) ->
 
 def open_cases(outcomes: Sequence[CaseOutcome], *, adjudicator: str) -> list[str]:
     """Cases whose readings differ and which this adjudicator did not read."""
-    return [
-        outcome.case_id
-        for outcome in outcomes
-        if outcome.is_complete and outcome.consensus.needs_adjudication and adjudicator not in outcome.readers
-    ]
+    return [o.case_id for o in outcomes if _is_to_settle(o) and adjudicator not in o.readers]
+
+
+def check_labels(store: Store, batch: Batch, *, class_of: Mapping[str, str]) -> None:
+    """Refuse conditions that lack the class of a given label: no reader could ever confirm it."""
+    items = read_items(store, batch.name)
+    labels = items["given_label"].dropna()
+    strange = labels[~labels.isin(set(class_of.values()))].drop_duplicates()
+    if len(strange):
+        raise InputError(
+            f"batch {batch.name}",
+            f"labels in the data that are no class of the conditions file: {', '.join(strange[:5])}"
+            + (f" and {len(strange) - 5} more" if len(strange) > 5 else ""),
+            expected="a class for every label, or every reading would differ from it",
+            todo="Name the file that holds them: `conditions:` in ddeval.yaml, or --conditions.",
+        )
 
 
 def batch_status(store: Store, batch: Batch, *, class_of: Mapping[str, str]) -> dict[str, Any]:
@@ -98,7 +118,7 @@ def batch_status(store: Store, batch: Batch, *, class_of: Mapping[str, str]) -> 
         "is_open": batch.is_open,
         "n_cases": len(outcomes),
         "n_complete": sum(o.is_complete for o in outcomes),
-        "n_to_adjudicate": sum(o.is_complete and o.consensus.needs_adjudication for o in outcomes),
+        "n_to_adjudicate": sum(map(_is_to_settle, outcomes)),
         "n_reported": len(reported_cases(store, batch.name)),
         "readings": {str(k): int(n) for k, n in first["actor"].value_counts().sort_index().items()},
     }
@@ -121,9 +141,16 @@ def ratings(
     return table, pairs.set_axis(["reader", "case_id", "first", "second"], axis=1)
 
 
-def first_class(answer: Answer, class_of: Mapping[str, str]) -> str:
-    """The class an answer puts first, or its exit: the category agreement is measured in."""
-    names: Sequence[str] = answer.diagnoses
-    if answer.confidences:
-        names = [names[max(range(len(names)), key=answer.confidences.__getitem__)]]
-    return answer.exit or class_of[names[0]]
+def _is_to_settle(outcome: CaseOutcome) -> bool:
+    return outcome.is_complete and outcome.consensus.needs_adjudication and not outcome.is_reported
+
+
+def _check_named(given: pd.Series, class_of: Mapping[str, str], *, batch: str) -> None:
+    strange = sorted({name for answer in given for name in answer.diagnoses} - set(class_of))
+    if strange:
+        raise InputError(
+            f"readings of batch {batch}",
+            f"diagnosis {strange[0]!r}, which the conditions file lacks ({len(strange)} such)",
+            expected="every diagnosis that a reader gave",
+            todo="Put it back into the file, or name the file the readers had: --conditions.",
+        )

@@ -188,7 +188,10 @@ def record_reading(
 def set_aside(
     store: Store, batch: Batch, reader: str, nonce: str, kind: str, *, reason: str
 ) -> dict[str, Any]:
-    """Leave the case on screen: `skip` puts it last, `report` holds it until an admin has looked."""
+    """Leave the case on screen: `skip` puts it last, `report` holds it until an admin has looked.
+
+    A practice case is passed by either. A reported case leaves every other screen too.
+    """
     if kind not in ("skip", "report"):
         raise ValueError(f"kind must be skip or report, got {kind!r}")
     with store.write() as connection:
@@ -210,8 +213,45 @@ def set_aside(
             shown_at=screen["shown_utc"],
             nonce=nonce,
         )
-        connection.execute(sa.delete(schema.screens).where(schema.screens.c.nonce == nonce))
+        if kind == "report":
+            _clear_screens(connection, batch.name, screen["case_id"])
+        else:
+            connection.execute(sa.delete(schema.screens).where(schema.screens.c.nonce == nonce))
         return event
+
+
+def take_out(store: Store, case_ids: Sequence[str], *, actor: str, reason: str) -> dict[str, int]:
+    """Report these cases in every batch that holds them, closed ones too; how many, by batch.
+
+    What a withdrawn patient asks for: from then on the cases are on nobody's screen, and a freeze gives them
+    no label. Their readings stay in the trail. A case that is out already is not reported again.
+    """
+    wanted = set(case_ids)
+    taken: dict[str, int] = {}
+    with store.write() as connection:
+        for row in connection.execute(sa.select(schema.batches.c.name, schema.batches.c.settings)).all():
+            items = sa.select(schema.items.c.case_id).where(schema.items.c.batch == row.name)
+            held = set(connection.execute(items).scalars())
+            held |= set(json.loads(row.settings).get("practice_cases", ()))
+            out = sorted((held & wanted) - _reported(connection, row.name))
+            for case_id in out:
+                store.append(
+                    connection,
+                    actor=actor,
+                    role="admin",
+                    batch=row.name,
+                    case_id=case_id,
+                    reading_no=0,
+                    revision=0,
+                    kind="report",
+                    reason=reason[:NOTE_LIMIT],
+                    blind_level="none",
+                    nonce=secrets.token_hex(16),
+                )
+                _clear_screens(connection, row.name, case_id)
+            if out:
+                taken[row.name] = len(out)
+    return taken
 
 
 def release(store: Store, batch: str, case_id: str, *, actor: str, reason: str) -> dict[str, Any]:
@@ -247,7 +287,7 @@ def undo(store: Store, batch: Batch, reader: str, *, reason: str) -> Screen:
     Raises
     ------
     Refused
-        `nothing_to_undo`, `closed`, or `settled` when the case was adjudicated since.
+        `nothing_to_undo`, `closed`, or `settled` when the case was adjudicated or taken out since.
     """
     with store.write() as connection:
         check_open(connection, batch)
@@ -266,6 +306,8 @@ def undo(store: Store, batch: Batch, reader: str, *, reason: str) -> Screen:
             raise Refused("nothing_to_undo", "There is no answer of yours to take back.")
         if _is_adjudicated(connection, batch.name, last["case_id"]):
             raise Refused("settled", "This case was adjudicated since; the answer stands.")
+        if last["case_id"] in _reported(connection, batch.name):
+            raise Refused("settled", "This case was taken out since; the answer stands.")
         store.append(
             connection,
             actor=reader,
@@ -386,7 +428,8 @@ def answer_json(answer: Answer, details: dict[str, Any]) -> str:
 def _choose(store: Store, connection: sa.Connection, batch: Batch, reader: str) -> tuple[str, int] | None:
     """The next case and its reading number (0 practice, 1 first, 2 hidden repeat)."""
     trail = _trail(connection, batch.name, reader)
-    practised = {row.case_id for row in trail if row.kind == "practice"}
+    practised = {row.case_id for row in trail if row.kind in ("practice", "skip", "report")}
+    practised |= _reported(connection, batch.name)  # a photograph that never comes must not stop a reader
     for case_id in batch.settings.get("practice_cases", ()):
         if case_id not in practised:
             return case_id, 0
@@ -457,7 +500,7 @@ def _repeats_left(
         schema.screens.c.reading_no == 2,
         schema.screens.c.reader != apart_from,
     )
-    done = set(connection.execute(repeated.union(on_screen)).scalars())
+    done = set(connection.execute(repeated.union(on_screen)).scalars()) | _reported(connection, batch.name)
     return [case for case in _repeats(store, batch.name, batch.queue_sha256) if case not in done]
 
 
@@ -533,6 +576,13 @@ def _heard(connection: sa.Connection, batch: str, reader: str) -> set[str]:
         schema.events.c.batch == batch, schema.events.c.actor == reader, schema.events.c.kind == "hearing"
     )
     return set(connection.execute(query).scalars())
+
+
+def _clear_screens(connection: sa.Connection, batch: str, case_id: str) -> None:
+    """A case that was taken out is on nobody's screen: its photographs are served to screens alone."""
+    connection.execute(
+        sa.delete(schema.screens).where(schema.screens.c.batch == batch, schema.screens.c.case_id == case_id)
+    )
 
 
 def _screen(

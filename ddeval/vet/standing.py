@@ -14,7 +14,8 @@ import pandas as pd
 from ddeval.audit.progress import ErrorsLeft, Stop, errors_left, precision_at_k, stop_rule
 from ddeval.metrics.truth import Estimate, Sample, estimate
 from ddeval.vet.batches import Batch, read_items
-from ddeval.vet.outcomes import CaseOutcome, case_outcomes, first_class, ratings
+from ddeval.vet.consensus import put_first
+from ddeval.vet.outcomes import CaseOutcome, case_outcomes, ratings
 from ddeval.vet.store import Store
 
 Floats = npt.NDArray[np.float64]
@@ -57,7 +58,7 @@ def standing(
     strata, sample, rows = _frame(items, is_read)
     has_all = len(rows) > 0 and len(np.unique(strata)) == len(np.unique(strata[sample.index]))
     correct = _model_is_right(items, outcomes)
-    table, _ = ratings(store, batch, name_of=lambda answer: first_class(answer, class_of))
+    table, _ = ratings(store, batch, name_of=lambda answer: put_first(answer, class_of))
     model = items.set_index("case_id")["predicted_label"]
     done = [o.consensus.outcome for o in outcomes if o.is_complete]
     return Standing(

@@ -9,7 +9,8 @@ import streamlit as st
 from ddeval.audit.progress import ENOUGH, WINDOW
 from ddeval.vet.agreement import agreement_table, self_consistency
 from ddeval.vet.batches import read_batches
-from ddeval.vet.outcomes import batch_status, first_class, ratings
+from ddeval.vet.consensus import put_first
+from ddeval.vet.outcomes import batch_status, ratings
 from ddeval.vet.reading import reports as reports_table
 from ddeval.vet.standing import Standing, standing
 
@@ -145,7 +146,7 @@ with st.container(horizontal=True):
     st.metric("To adjudicate", f"{status['n_to_adjudicate']:,}")
     st.metric("Reported", f"{status['n_reported']:,}")
 
-read, repeats = ratings(desk.store, batch, name_of=lambda answer: first_class(answer, desk.class_of))
+read, repeats = ratings(desk.store, batch, name_of=lambda answer: put_first(answer, desk.class_of))
 rng = np.random.default_rng(batch.seed)
 agreement = agreement_table(read.to_numpy(dtype=object), rng=rng).set_index("coefficient")
 st.subheader("Do the readers agree?")
