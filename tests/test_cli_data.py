@@ -141,8 +141,9 @@ def test_split_refuses_to_replace_splits_unless_forced(photos, tmp_path):
     assert "split" in read_manifest(tmp_path / "m.csv").columns
     result = ddeval("split", tmp_path / "m.csv", code=3)
     assert "40 images that have a split" in result.stderr
-    ddeval("split", tmp_path / "m.csv", "--force", "--out", tmp_path / "n.csv", "--seed", "1")
+    again = ddeval("split", tmp_path / "m.csv", "--force", "--out", tmp_path / "n.csv", "--seed", "1")
     assert (tmp_path / "n.csv").is_file()
+    assert f"next     ddeval data check {tmp_path / 'n.csv'}\n" in again.stdout
 
 
 def test_a_project_names_the_manifest_the_roots_and_the_schema(photos, tmp_path, monkeypatch):

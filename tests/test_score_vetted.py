@@ -10,12 +10,14 @@ from typer.testing import CliRunner
 from ddeval import io
 from ddeval.cli import app
 from ddeval.cli.auditing import audit_runs, measured
+from ddeval.data.manifest import read_manifest
 from ddeval.errors import InputError
 from ddeval.score.predictions import read_predictions
 from ddeval.vet import reading
 from ddeval.vet.consensus import Answer
+from ddeval.vet.export import freeze
 from ddeval.vet.store import Store
-from tests.audit_fixture import CLASSES, frozen_labels, planted_run, read_queue
+from tests.audit_fixture import CLASS_OF, CLASSES, frozen_labels, planted_run, read_queue
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +135,41 @@ def test_a_second_batch_narrows_the_interval_and_keeps_the_truth(part):
     assert both["n_read"] > result["n_read"]
     assert row["std_error"] < cell(result)["std_error"]
     assert row["ci_low"] <= planted.right["is_right"].mean() <= row["ci_high"]
+
+
+def test_readings_of_another_queue_are_no_sample_of_this_one(part, tmp_path):
+    """An audit that is made again draws anew; its frame says nothing of the cases that were read."""
+    planted, _ = part
+    again = audit_runs([planted.run], n_queue=60, seed=7, out=tmp_path / "audit")
+    with pytest.raises(InputError, match=r"in the queue, which was read \(\d+ such\).*--audit"):
+        measured(planted.run, audits=[again.folder], overlays=planted.manifest.parent / "labels")
+
+
+def test_a_patient_who_withdrew_leaves_the_estimate_and_does_not_stop_it(tmp_path):
+    planted = planted_run(tmp_path, n_cases=30)
+    audited = audit_runs([planted.run], n_queue=30)
+    store = Store(tmp_path / "vet.db")
+    read_queue(planted, audited.folder / "queue.parquet", store)
+    found = CliRunner().invoke(
+        app,
+        ["data", "withdraw", "p0003", "--manifest", str(planted.manifest), "--runs", str(tmp_path / "runs"),
+         "--store", str(tmp_path / "vet.db")],
+    )  # fmt: skip
+    assert "2 cases were taken from the readers" in found.stdout
+    from ddeval.score.file_run import execute_file, prepare_file
+    from ddeval.score.foreign import read_file
+
+    table = pd.read_csv(tmp_path / "model.csv")
+    io.write_csv(tmp_path / "model.csv", table[~table["image_id"].str[:5].isin(["c0006", "c0007"])])
+    file = read_file(tmp_path / "model.csv")
+    run = execute_file(prepare_file(file, planted.manifest, runs=tmp_path / "again", other_class="other"))
+    freeze(store, ["queue"], manifest=read_manifest(planted.manifest), class_of=CLASS_OF,
+           folder=tmp_path / "labels", may_lack=True)  # fmt: skip
+    store.close()
+    result = measured(run, audits=[audited.folder], overlays=tmp_path / "labels")
+    assert (result["n_gone"], result["n_cases"], result["n_read"]) == (2, 28, 28)
+    left = planted.right[~planted.right["case_id"].isin(["c0006", "c0007"])]
+    assert cell(result)["value"] == pytest.approx(left["is_right"].mean())
 
 
 def cannot_always_tell(rng, label):

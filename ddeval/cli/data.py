@@ -320,7 +320,7 @@ def split(
         )
     frame = frame.assign(split=_dealt(frame, fractions, seed))
     written = _written(out or path, frame, force=True, dry_run=dry_run)
-    _tell(frame, out or path, written=written, as_json=as_json, next_="ddeval data check")
+    _tell(frame, out or path, written=written, as_json=as_json, next_=f"ddeval data check {out or path}")
 
 
 @app.command()
@@ -382,13 +382,14 @@ def withdraw(
     reports: Annotated[
         Path | None, typer.Option(help="Folder of reports [the project's, or reports].")
     ] = None,
+    store: Annotated[str | None, typer.Option(help="Readings [the project's, else readings.db].")] = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
     """Take a patient out for good, and name what still holds them.
 
-    A tombstone is written, the rows of the manifest and thumbnails are removed. Exit code 1 where runs
-    or reports remain that hold the patient.
+    A tombstone is written, the rows of the manifest and thumbnails are removed, and no reader is shown the
+    patient's cases any more. Exit code 1 where runs or reports remain that hold the patient.
 
     Example: ddeval data withdraw P-0123 --dry-run
     """
@@ -397,8 +398,10 @@ def withdraw(
     from ddeval.data.manifest import withdraw_patient
 
     project = find_project()
+    held = _named(manifest)
+    n_taken = 0 if dry_run else _taken_out(held, patient, store)
     found = withdraw_patient(
-        _named(manifest),
+        held,
         patient,
         runs=runs or (project.runs if project else Path("runs")),
         reports=reports or (project.reports if project else Path("reports")),
@@ -413,6 +416,11 @@ def withdraw(
         done = "would be" if dry_run else "were"
         console.say(f"{found.n_images} images of the patient {done} taken out of the manifest")
         console.say(f"{len(found.purged)} thumbnails and {found.n_copies} other copies {done} deleted")
+        if n_taken:
+            console.say(
+                f"{n_taken} cases were taken from the readers: freeze again what is frozen, and of a run "
+                "whose queue was read keep the audit folder, which ddeval truth needs"
+            )
         for title, paths in (
             ("run that still holds them (delete it, or score again)", found.runs),
             ("report that still holds them (delete it, or write it again)", found.reports),
@@ -438,6 +446,26 @@ def demo(
 
     path = make_demo(folder, seed=seed)
     _tell(read_manifest(path), path, written=True, as_json=as_json, next_="ddeval score demo")
+
+
+def _taken_out(manifest: Path, patient: str, store: str | None) -> int:
+    """How many of the patient's cases were taken out of the batches of the store, where there is one."""
+    from ddeval.cli.vet import store_url
+    from ddeval.data.manifest import read_table, with_cases
+
+    url = store_url(store)
+    path = url.removeprefix("sqlite:///")
+    if "://" not in path and not Path(path).is_file():
+        return 0
+    from ddeval.vet.reading import take_out
+    from ddeval.vet.store import Store
+
+    rows = read_table(manifest)
+    if "patient_id" not in rows.columns:
+        return 0  # told by what follows
+    cases = with_cases(rows[rows["patient_id"] == patient])["case_id"].unique()
+    taken = take_out(Store(url), [str(case) for case in cases], actor="admin", reason="patient withdrew")
+    return sum(taken.values())
 
 
 def _dealt(frame: "pd.DataFrame", fractions: str, seed: int) -> "pd.Series":

@@ -38,6 +38,8 @@ def _say(result: dict[str, Any]) -> None:
         f"{result['run']}  ·  {result['split']}  ·  labels {result['labels']}: {result['n_read']:,} of "
         f"{result['n_cases']:,} cases read by {len(reference['readers'])} ({rules})"
     )
+    if result.get("n_gone"):
+        console.say(f"left out, as they are no longer in the manifest: {result['n_gone']:,} cases")
     level = f"{100 * result['confidence_level']:g} % interval"
     rows = [
         [

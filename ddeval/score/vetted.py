@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ddeval.data.manifest import with_cases
 from ddeval.data.overlay import Overlay, read_overlay
 from ddeval.errors import InputError
 from ddeval.metrics.arrays import top_class
@@ -72,7 +73,8 @@ def vetted_accuracy(
     Raises
     ------
     InputError
-        If nothing is frozen, the run lacks a case of the split, or batches are of two splits.
+        If nothing is frozen, the run lacks a case of the split, batches are of two splits, or cases were read
+        that no queue of theirs holds.
     """
     plain = judged_rows(run, None, manifest=manifest)
     split = str(batches[0].cases.attrs.get("split") or (plain.splits or ["test"])[0])
@@ -80,6 +82,8 @@ def vetted_accuracy(
     found = judged_rows(run, path, manifest=manifest, overlays=overlays)
     overlay = read_overlay(Path(str(found.overlay_path)))
     predictions = _of_split(found.all_predictions, overlay.split, where=str(run))
+    _check_queues(batches, overlay)
+    batches, n_gone = _still_there(batches, plain)
     table = case_verdicts(batches, overlay, given_labels(plain.manifest.reset_index(drop=True)))
     _check_predicted(predictions, table, where=str(run))
 
@@ -115,6 +119,7 @@ def vetted_accuracy(
         "n_cases": len(table),
         "n_images": int(table["n_images"].sum()),
         "n_read": len(sample.index),
+        **({"n_gone": n_gone} if n_gone else {}),
         "confidence_level": confidence_level,
         "reference": _reference(overlay, table, sample),
         "estimates": [
@@ -140,6 +145,28 @@ def _of_split(predictions: Predictions, split: str, *, where: str) -> Prediction
             todo=f"Score it: ddeval score CHECKPOINT --split {split}.",
         )
     return predictions.rows(is_of)
+
+
+def _check_queues(batches: Sequence[Batch], overlay: Overlay) -> None:
+    """Readings of another queue are no sample of this one: an audit that was made again draws anew."""
+    read = overlay.frame.loc[overlay.frame["rule"].isin(["agreed", "adjudicated", "open"]), "case_id"]
+    held = {case for batch in batches for case in batch.items["case_id"]}
+    strange = read[~read.isin(held)].drop_duplicates()
+    if len(strange):
+        raise InputError(
+            ", ".join(batch.where for batch in batches),
+            f"no case {strange.iloc[0]!r} in the queue, which was read ({len(strange):,} such)",
+            expected="the audits whose queues were read, as they were when the batches were opened",
+            todo="Pass each with --audit.",
+        )
+
+
+def _still_there(batches: Sequence[Batch], plain: Judged) -> tuple[list[Batch], int]:
+    """The batches without cases that have left the manifest (a patient withdrew), and how many those are."""
+    there = with_cases(plain.manifest)["case_id"]
+    is_there = [batch.cases["case_id"].isin(there) for batch in batches]
+    kept = [batch._replace(cases=batch.cases[held]) for batch, held in zip(batches, is_there, strict=True)]
+    return kept, int((~is_there[0]).sum())
 
 
 def _check_predicted(predictions: Predictions, table: pd.DataFrame, *, where: str) -> None:
