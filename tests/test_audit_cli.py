@@ -71,6 +71,35 @@ def test_it_names_the_next_command(audited):
     assert f"ddeval vet open {planted.run / 'audit'}\n" in done.stdout
 
 
+def test_an_audit_does_not_replace_the_one_it_follows(audited):
+    """Truth needs the frame the first queue was drawn from."""
+    planted, _ = audited
+    before = (planted.run / "audit" / "cases.parquet").read_bytes()
+    done = command(planted.run, "--after", planted.run / "audit" / "queue.parquet")
+    assert done.exit_code == 3
+    assert f"--out {planted.run / 'audit'}-2" in done.output
+    assert (planted.run / "audit" / "cases.parquet").read_bytes() == before
+
+
+def test_opening_a_batch_again_says_what_stands_and_a_closed_one_is_refused(audited, tmp_path):
+    planted, _ = audited
+    store = ["--store", str(tmp_path / "vet.db")]
+    asked = ["vet", "open", str(planted.run / "audit"), "--data", str(planted.manifest), *store]
+    assert "batch audit: " in CliRunner().invoke(app, asked).stdout
+    again = CliRunner().invoke(app, [*asked, "--reads", "3"]).stdout
+    assert "batch audit is open already: nothing was changed" in again
+    assert "2 readings each" in again
+    (tmp_path / "c.yaml").write_text("Tinea:\n  class: tinea\n")
+    served = CliRunner().invoke(app, ["vet", "serve", "--conditions", str(tmp_path / "c.yaml"),
+                                      "--data", str(planted.manifest), *store])  # fmt: skip
+    assert served.exit_code == 3  # before an evening of reading, not after it
+    assert "labels in the data that are no class of the conditions file" in served.output
+    CliRunner().invoke(app, ["vet", "close", "audit", *store])
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 3
+    assert "--name audit-2" in done.output
+
+
 def test_the_same_audit_gives_the_same_bytes(audited, tmp_path):
     planted, _ = audited
     first, second = (tmp_path / name / "audit" for name in ("a", "b"))

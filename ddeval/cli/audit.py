@@ -161,7 +161,7 @@ def page(
 ) -> None:
     """Draw the page of an audit again: with photographs, or with the readers of a closed batch in it.
 
-    Example: ddeval audit page runs/gen2a_medsiglip-test-1a2b/audit --batch queue
+    Example: ddeval audit page runs/gen2a_medsiglip-test-1a2b/audit --batch audit
     """
     from ddeval.cli.auditing import agreement, draw
     from ddeval.cli.vet import class_by_name, store_url

@@ -119,6 +119,14 @@ def audit_runs(
     from ddeval.audit.queue import MIXES, RULES, Mix
 
     subject = _subject(runs, split=split, labels=labels, data=data, with_embeddings=with_embeddings)
+    folder = out or runs[0] / ("audit" if split is None else f"audit-{subject.split}")
+    if any(path.resolve().parent == folder.resolve() for path in earlier):
+        raise InputError(
+            str(folder),
+            "the audit whose queue this one is to follow: it would be replaced, and truth needs it",
+            expected="another folder",
+            todo=f"Pass --out {folder}-2.",
+        )
     for line in subject.notes:
         note(line)
     rng = np.random.default_rng([seed, 0])
@@ -147,7 +155,6 @@ def audit_runs(
     duplicates, n_unread = _duplicates(
         subject, with_pictures, similarity, image_roots=image_roots, progress=progress, note=note
     )
-    folder = out or runs[0] / ("audit" if split is None else f"audit-{subject.split}")
     summary = _summary(runs, subject, found, duplicates) | {
         "n_folds": n_folds,
         "n_pictures_not_read": n_unread,

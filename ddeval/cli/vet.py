@@ -39,7 +39,7 @@ ConditionsOption = Annotated[
 def open_(
     queue: Annotated[Path, typer.Argument(help="Audit folder, or a queue alone.")],
     data: DataOption = None,
-    name: Annotated[str | None, typer.Option(help="Name of the batch [the queue's file name].")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the batch [the folder's or file's].")] = None,
     split: Annotated[str | None, typer.Option(help="Split of its cases [read from the manifest].")] = None,
     reads: Annotated[int, typer.Option(min=1, max=8, help="Blind readings a case.")] = 2,
     readers: Annotated[
@@ -61,7 +61,7 @@ def open_(
 
     from ddeval.cli.serving import read_queue
     from ddeval.data.manifest import manifest_sha256, with_cases
-    from ddeval.vet.batches import open_batch, practice_cases
+    from ddeval.vet.batches import open_batch, practice_cases, read_batches
 
     as_given = _manifest(data)
     manifest = with_cases(as_given)
@@ -89,10 +89,12 @@ def open_(
         if target not in frame and column in cases:
             frame[target] = frame["case_id"].map(cases[column])
     practised = practice_cases(manifest, frame, n=practice, rng=np.random.default_rng(seed))
+    opened, called = _store(store), name or str(metadata.get("name") or queue.stem)
+    is_there = called in {batch.name for batch in read_batches(opened)}
     batch = open_batch(
-        _store(store),
+        opened,
         frame,
-        name=name or str(metadata.get("name") or queue.stem),
+        name=called,
         split=split or held.pop(),
         seed=seed,
         manifest_sha256=manifest_sha256(as_given),
@@ -103,8 +105,19 @@ def open_(
         | ({"reveal": "after_close"} if reveal else {}),
         pairs=pairs,
     )
+    if not batch.is_open:
+        raise InputError(
+            f"batch {batch.name}",
+            f"a batch that was closed on {str(batch.closed_utc)[:10]}",
+            expected="one that still takes readings, or a new name",
+            todo=f"Its readings stand: ddeval vet freeze {batch.name}. To have its cases read anew: --name "
+            f"{batch.name}-2. For other cases: ddeval audit RUN --after QUEUE --out FOLDER.",
+        )
+    if is_there and not as_json:
+        console.say(f"batch {batch.name} is open already: nothing was changed")
     n_cases = int((frame["kind"] != "repeat").sum())
     n_repeats = len(frame) - n_cases
+    practised = batch.settings["practice_cases"] if is_there else practised
     if as_json:
         console.say_json(
             {
@@ -118,7 +131,7 @@ def open_(
         )
         return
     console.say(
-        f"batch {batch.name}: {n_cases:,} cases of {batch.split}, {reads} readings each, "
+        f"batch {batch.name}: {n_cases:,} cases of {batch.split}, {batch.readings_per_case} readings each, "
         f"{len(practised)} to practise on, {n_repeats} hidden repeats, {n_pairs} pairs of photographs"
     )
     console.say("next     ddeval vet user add CODE --role reader   ·   ddeval vet serve")
@@ -132,7 +145,7 @@ def close(
 ) -> None:
     """Take no more readings of a batch; only then may its labels be shown and frozen.
 
-    Example: ddeval vet close queue
+    Example: ddeval vet close audit
     """
     from ddeval.vet.batches import close_batch
 
@@ -172,12 +185,15 @@ def serve(
     Example: ddeval vet serve --demo
     """
     from ddeval.cli.serving import demo_desk, project_desk, run, sign_on
+    from ddeval.vet.outcomes import check_labels
 
     desk = (
         demo_desk(console.say)
         if demo
         else project_desk(_store(store), _manifest(data), data, images or [], _conditions(conditions), schema)
     )
+    for batch in desk.open_batches():  # before an evening of reading, not after it
+        check_labels(desk.store, batch, class_of=desk.class_of)
     run(
         desk,
         host=host,
@@ -237,16 +253,24 @@ def freeze(
 ) -> None:
     """Write the numbered label overlay of closed batches; freezing the same readings again changes nothing.
 
-    Example: ddeval vet freeze queue
+    Example: ddeval vet freeze audit
     """
     from ddeval import io
     from ddeval.data.overlay import read_overlay
+    from ddeval.data.withdrawal import has_tombstones
+    from ddeval.io import local
     from ddeval.score.evaluate import OVERLAYS
     from ddeval.vet.export import freeze as run
 
     manifest = _manifest(data)
-    classes = class_by_name(conditions)
-    path = run(_store(store), names, manifest=manifest, class_of=classes, folder=out or OVERLAYS)
+    path = run(
+        _store(store),
+        names,
+        manifest=manifest,
+        class_of=class_by_name(conditions),
+        folder=out or OVERLAYS,
+        may_lack=has_tombstones(local(_manifest_path(data)).parent),
+    )
     overlay = read_overlay(path)
     counts = overlay.frame["outcome"].value_counts()
     if as_json:
@@ -334,7 +358,7 @@ def release(
 ) -> None:
     """Put a reported case back before the readers.
 
-    Example: ddeval vet release queue C-17 --reason "no name visible"
+    Example: ddeval vet release audit C-17 --reason "no name visible"
     """
     from ddeval.vet.reading import release as run
 
@@ -473,6 +497,10 @@ def _store(store: str | None) -> "Store":
 def _manifest(data: Path | None) -> "pd.DataFrame":
     from ddeval.data.manifest import read_manifest
 
+    return read_manifest(_manifest_path(data))
+
+
+def _manifest_path(data: Path | None) -> Path:
     project = find_project()
     path = data or (project.manifest if project else None)
     if path is None:
@@ -482,7 +510,7 @@ def _manifest(data: Path | None) -> "pd.DataFrame":
             expected="one",
             todo="Pass --data manifest.csv, or make a project: ddeval init DATA.",
         )
-    return read_manifest(path)
+    return path
 
 
 def _conditions(path: Path | None) -> "Conditions":
