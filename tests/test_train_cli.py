@@ -8,6 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from ddeval.cli import BAD_INPUT, OK, USAGE, app
+from ddeval.cli.train import _data_flags
 from ddeval.models.checkpoint import load_checkpoint
 from tests.train_fixture import make_config, make_data
 
@@ -35,6 +36,15 @@ def test_a_config_by_name_becomes_an_artefact_and_the_next_command_is_said(folde
     assert "artefacts/small: epoch 1, val top-1" in result.stdout
     assert "next: ddeval score artefacts/small --data manifest.csv" in result.stdout
     assert "epoch 1/1  loss" in result.stderr
+
+
+def test_the_next_command_finds_the_photographs_that_training_found(folder):
+    """With --data alone, `ddeval score` looks beside the manifest, not where the project says."""
+    (folder / "ddeval.yaml").write_text("manifest: manifest.csv\nimages: photographs\n")
+    given, project = Path("manifest.csv"), Path.cwd() / "manifest.csv"
+    assert _data_flags(project, None, []) == ""
+    assert _data_flags(given, given, []) == " --data manifest.csv"
+    assert _data_flags(given, given, [Path("a"), Path("b")]) == " --data manifest.csv --images a --images b"
 
 
 def test_json_is_all_that_stands_on_stdout(folder):

@@ -103,7 +103,15 @@ def train(
         f"{result.folder}: epoch {best['epoch']}, val top-1 {100 * best['top_1_accuracy']:.1f} % "
         f"(n = {result.n_val:,}, chosen on the same images)"
     )
-    console.say(f"next: ddeval score {result.folder} --data {manifest}")
+    console.say(f"next: ddeval score {result.folder}{_data_flags(manifest, data, images or [])}")
+
+
+def _data_flags(manifest: Path, data: Path | None, images: list[Path]) -> str:
+    """What `ddeval score` must be told to find the same images: nothing where the project names them."""
+    project = find_project()
+    if data is None and not images and project is not None and project.manifest == manifest:
+        return ""
+    return f" --data {manifest}" + "".join(f" --images {root}" for root in images)
 
 
 def _train_folds(
