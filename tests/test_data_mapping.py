@@ -137,7 +137,9 @@ def test_columns_by_values_and_a_stated_value(tmp_path):
 def test_a_word_without_a_value_is_not_understood_and_stops_the_import(tmp_path):
     mapping = "columns: {sex: {column: g, values: {F: female}}}"
     result = mapped(tmp_path, "id,g\nx,F\ny,3\nz,3\n", mapping)
-    assert result.not_understood.to_dict("records") == [{"target": "sex", "found": "3", "n": 2}]
+    assert result.not_understood.to_dict("records") == [
+        {"target": "sex", "found": "3", "n": 2, "expected": "a word of `values`"}
+    ]
     with pytest.raises(InputError, match=r"2 cells not understood: sex \('3' ×2\); expected every word"):
         mapped_manifest(read_mapping(tmp_path / "mapping.yaml"), tmp_path)
 

@@ -98,6 +98,46 @@ def test_two_tables_are_joined_by_the_ids_they_share(tmp_path):
     ]
 
 
+def test_diagnoses_get_their_class_from_the_conditions_and_a_note_says_how_many(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("melanoma: {class: Melanoma, synonyms: [malignant melanoma]}\n")
+    content = "image,diagnosis\na.jpg,Malignant Melanoma\nb.jpg,melanoma\n"
+    found = proposal(tmp_path, content, classes=["Melanoma"], conditions=read_conditions(path))
+    assert "label.classes: 1 diagnoses have the class that conditions.yaml gives" in found.notes
+
+
+@pytest.mark.parametrize("name", ["Pat.", "Kunde"])
+def test_padded_numbers_are_ids_and_the_patient_is_asked_for(tmp_path, name):
+    """001 is no measure: as an answer it would name the patient to the model."""
+    rows = [f"{i}.jpg,wart,{i // 2:03d}" for i in range(80)]
+    found = proposal(tmp_path, lines(f"image,dx,{name}", *rows))
+    asked = "columns.patient_id: no column is named for the patient; is it 'Kunde'? Without one every"
+    assert found.mapping["answers"] == {}
+    assert found.mapping["columns"] == ({"patient_id": "Pat."} if name == "Pat." else {})
+    assert [e[: len(asked)] for e in found.edits] == ([] if name == "Pat." else [asked])
+
+
+def test_a_table_without_patients_says_what_counts_as_independent(tmp_path):
+    found = proposal(tmp_path, "case,image,dx\n1,a.jpg,wart\n2,b.jpg,eczema\n")
+    assert "no column is named for the patient: every case counts as independent" in found.notes
+
+
+def test_the_unit_in_a_columns_name_is_that_of_its_bare_numbers(tmp_path):
+    """`size_mm` in centimetres would be wrong by ten."""
+    cells = ["7", "12", "2.5 cm", "31", "18"]
+    rows = [f"{i}.jpg,wart,{cell}" for i, cell in enumerate(cells)]
+    found = proposal(tmp_path, lines("image,dx,size_mm", *rows))
+    size = found.mapping["answers"]["size_mm"]
+    assert (size["unit"], size["units"], "bare_numbers" in size) == ("mm", {"mm": 1.0, "cm": 10.0}, False)
+    frame = mapped_manifest(parse_config(found.mapping, Mapping, where="m"), tmp_path)
+    assert frame["q.size_mm"].tolist() == cells
+
+
+def test_skin_types_between_two_are_known_as_the_manifest_writes_them(tmp_path):
+    words = ["I", "II-III", "iv–v", "3/4", "II-II"]
+    assert guesses.skin_types(words) == {"I": "I", "II-III": "II-III", "iv–v": "IV-V", "3/4": "III-IV"}
+
+
 def test_a_line_break_in_a_word_does_not_escape_from_the_comment_that_quotes_it(tmp_path):
     found = proposal(tmp_path, 'image,sex\na.jpg,m\nb.jpg,"x\nunknown: [m]"\n')
     (tmp_path / "mapping.yaml").write_text(as_yaml(found))
@@ -121,6 +161,12 @@ def test_photographs_named_by_the_ids_are_found_where_they_lie(tmp_path):
         "pattern": "photos/part1/{}.png",
         "id": "image_id",
     }
+    below = proposal(tmp_path, "image_id,dx\nx1,wart\nx2,eczema\n", images=tmp_path / "photos")
+    assert below.mapping["image"]["pattern"] == "part1/{}.png"  # from the folder of --images
+    named = proposal(tmp_path, "image,dx\nx1.png,wart\nx2.png,eczema\n", images=tmp_path / "photos")
+    assert named.mapping["image"] == {"columns": ["image"], "pattern": "part1/{}"}
+    lost = proposal(tmp_path, "image,dx\nz1.png,wart\n", images=tmp_path / "photos")
+    assert any(note.startswith("photographs: z1.png is not below") for note in lost.notes)
     absent = proposal(tmp_path, "image_id,dx\ny1,wart\ny2,eczema\n")
     assert absent.mapping["image_id"] == "image_id"
     assert "no column names an image file" in absent.edits[0]
@@ -224,6 +270,55 @@ def test_init_check_edit_import_takes_a_table_to_a_manifest(team):
     assert frame["sex"].tolist() == ["male", "female", "male", "female"]
     assert frame["split"].tolist() == ["train", "val", "train", "test"]
     run("data", "check", "--json", code=1)  # four images are few
+
+
+def test_the_questionnaire_follows_the_mapping_when_it_is_imported(team):
+    """An answer renamed in mapping.yaml was not understood by the feature_schema.json of `init`."""
+    run("init", "cases.csv", "--images", "photos")
+    text = Path("mapping.yaml").read_text().replace("values: {}", 'values: {"1": male, "2": female}')
+    text = text.replace("      dev: val\n", "      dev: val\n      final: test\n")
+    Path("mapping.yaml").write_text(text.replace("  itch:\n", "  itch_now:\n"))
+    assert "next     ddeval data import mapping" in run("data", "check", code=0).stdout
+    result = run("data", "import", "mapping", "mapping.yaml")
+    assert "feature_schema.json: 2 encoded columns, as the mapping says" in result.stderr
+    assert result.stdout.endswith("next     ddeval data check\n")
+    found = json.loads(run("data", "check", "--json", code=1).stdout)
+    assert [(f["field"], f["n_answered"]) for f in found["fields"]] == [("itch_now", 3)]
+
+    own = {"name": "ours", "fields": [{"name": "fever", "kind": "yes_no"}]}
+    Path("feature_schema.json").write_text(json.dumps(own))
+    run("data", "import", "mapping", "mapping.yaml")
+    assert json.loads(Path("feature_schema.json").read_text()) == own  # no mapping made it
+
+
+def test_what_would_be_understood_stands_beside_what_was_not(team):
+    Path("cases.csv").write_text(
+        "file,dx,size_mm\n" + "".join(f"{i}.jpg,wart,{i}\n" for i in range(1, 30)) + "x.jpg,wart,8 cm\n"
+    )
+    run("init", "cases.csv")
+    Path("mapping.yaml").write_text(Path("mapping.yaml").read_text().replace("high: 290.0", "high: 20"))
+    found = json.loads(run("data", "check", "--json", code=1).stdout)["mapping"]["not_understood"]
+    assert {row["found"]: row["expected"] for row in found}["25"] == "0 to 20 mm; unit mm, cm or none"
+
+
+def test_the_projects_folders_hold_for_its_manifest_however_it_is_named(team):
+    """`data check manifest.csv` found no photograph where `data check` found them all."""
+    for name in "abcd":
+        (team / "photos" / f"{name}.jpg").write_bytes(b"x")
+    Path("cases.csv").write_text("file,dx\na.jpg,wart\nb.jpg,eczema\nc.jpg,wart\nd.jpg,eczema\n")
+    run("init", "cases.csv", "--images", "photos")
+    run("data", "import", "mapping", "mapping.yaml")
+    run("data", "split", "--fractions", "train=0.5,test=0.5", "--out", "split.csv")
+    for named in ([], ["manifest.csv"], ["split.csv"]):
+        checks = json.loads(run("data", "check", *named, "--json", code=1).stdout)["checks"]
+        assert {c["code"]: c["status"] for c in checks}["DD016"] == "passed", named
+
+
+def test_a_folder_of_photographs_that_is_not_there_is_refused(team):
+    assert (
+        "--images: found photo, no such folder"
+        in run("init", "cases.csv", "--images", "photo", code=3).stderr
+    )
 
 
 def test_init_never_overwrites_and_a_dry_run_writes_nothing(team):

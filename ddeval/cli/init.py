@@ -44,7 +44,8 @@ def init(
         Path | None, typer.Option(help="labels.txt of your model: diagnoses of these names are its classes.")
     ] = None,
     conditions: Annotated[
-        Path | None, typer.Option(help="conditions.yaml: which diagnosis string belongs to which class.")
+        Path | None,
+        typer.Option(help="conditions.yaml: which diagnosis is of which class [with --classes, ours]."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
@@ -53,11 +54,11 @@ def init(
 
     Example: ddeval init cases.csv labels.csv --images photos --classes labels.txt
     """
-    from ddeval.config import parse_config
+    from ddeval.config import config_file, parse_config
     from ddeval.data.conditions import read_conditions
     from ddeval.data.mapping import Mapping, feature_schema
     from ddeval.data.proposal import as_yaml, path_from, propose
-    from ddeval.io import local, read_text, write_json, write_text
+    from ddeval.io import in_bucket, local, place, read_text, write_json, write_text
     from ddeval.project import FILE, write_project
 
     folder = Path.cwd()
@@ -69,11 +70,19 @@ def init(
             expected="none",
             todo="Edit or remove it.",
         )
+    if images and not in_bucket(place(images)) and not images.is_dir():
+        raise InputError(
+            "--images",
+            f"{images}, no such folder",
+            expected="the photographs' folder",
+            todo="Check the path.",
+        )
     lines = read_text(local(classes)).splitlines() if classes else []
     names = [line.strip() for line in lines if line.strip()] if classes else None
-    found = propose(
-        data, folder=folder, classes=names, conditions=read_conditions(conditions) if conditions else None
-    )
+    if conditions is None and names:
+        conditions = config_file("conditions.yaml", where="--conditions")
+    meant = read_conditions(local(conditions)) if conditions else None
+    found = propose(data, folder=folder, images=images, classes=names, conditions=meant)
     text = as_yaml(found)
     schema = feature_schema(parse_config(found.mapping, Mapping, where=MAPPING_FILE))
     root = path_from(folder, images or data[0].parent)

@@ -32,16 +32,16 @@ NAMES = {
     "case_id": "case_id case caseid consultation_id consultation encounter_id visit_id request_id "
     "ticket_id fall fall_id fallnummer submission_id",
     "patient_id": "patient_id patient patientid pid subject_id subject person_id user_id client_id mrn "
-    "patientennummer patient_nr pat_id",
+    "patientennummer patient_nr pat_id pat",
     "lesion_id": "lesion_id lesion lesionid mole_id",
     "label": "label diagnosis dx diagnostic final_diagnosis disease condition class target ground_truth "
     "diagnose diagnosis_text skin_condition weighted_skin_condition_label dermatologist_diagnosis",
     "label_basis": "label_basis dx_type diagnosis_confirm_type confirmation basis",
     "split": "split set fold partition subset dataset_split aufteilung",
-    "sex": "sex gender sex_at_birth geschlecht sexe sexo",
+    "sex": "sex gender sex_at_birth geschlecht geschl sexe sexo",
     "age": "age age_years age_approx age_in_years alter edad patient_age",
     "skin_type": "skin_type fitzpatrick fitzpatrick_skin_type fitzpatrick_type fitzpatrick_scale fst "
-    "fitspatrick skintype phototype hauttyp skin_tone",
+    "fitspatrick skintype phototype phototyp fototyp hauttyp skin_tone",
     "body_site": "body_site localization localisation site anatom_site anatom_site_general region "
     "location body_location lokalisation",
     "source": "source dataset center centre clinic device camera",
@@ -148,11 +148,15 @@ def is_unknown(word: str) -> bool:
 
 
 def skin_types(words: Iterable[str]) -> dict[str, str]:
-    """Word -> skin type, for those written as FST3, type iii, 3.0, III or 34 (DDI's III-IV)."""
+    """Word -> skin type, for those written as FST3, type iii, 3.0, III, II-III, 2/3 or 34 (DDI's III-IV)."""
     roman = {str(n): name for n, name in enumerate(tables.SKIN_TYPES, start=1)}
+    number = {name: n for n, name in roman.items()}
     found = {}
     for word in words:
         plain = re.sub(r"^(fitzpatrick|fst|skin ?type|type|typ)?[ _-]*", "", clean(word)).removesuffix(".0")
+        ends = re.fullmatch(r"([iv]+) ?[-–/] ?([iv]+)", plain)
+        if ends:
+            plain = "-".join(number.get(end.upper(), end) for end in ends.groups())
         if plain in roman:
             found[word] = roman[plain]
         elif plain.upper() in tables.SKIN_TYPES:
@@ -216,6 +220,13 @@ def factor(unit: str, base: str) -> float | None:
     return None
 
 
+def named_unit(name: str) -> str | None:
+    """The unit a column's name ends in, as `size_mm` does; None for words of one letter, and for `in`."""
+    last = snake(name).rpartition("_")
+    known = last[1] and len(last[2]) > 1 and last[2] != "in" and any(last[2] in scale for scale in UNITS)
+    return last[2] if known else None
+
+
 def is_box(word: str) -> bool:
     """Whether a word may stand in a box that is ticked or not."""
     return clean(word) in {"1", "0", "1.0", "0.0", "x", "t", "f", *YES, *NO}
@@ -244,7 +255,9 @@ def box_groups(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _number(words: Sequence[str]) -> Guess | None:
-    """A number where nine words in ten are one; few small whole numbers are codes, not a measure."""
+    """A number where nine words in ten are one; few small whole numbers are codes, and 001 is an id."""
+    if any(re.fullmatch(r"0\d+", word) for word in words):
+        return None
     has_comma = any(re.fullmatch(r"[+-]?\d+,\d+\D*", word) for word in words)
     if has_comma and any(re.search(r"\d\.\d", word) for word in words):
         has_comma = False

@@ -16,7 +16,7 @@ import pandas as pd
 from ddeval import io, tables
 from ddeval.data.cells import answer_cells, column_cells, label_cells
 from ddeval.data.manifest import as_text
-from ddeval.data.mapping import ImageSpec, Mapping, TableSpec, Words
+from ddeval.data.mapping import AnswerSpec, ImageSpec, Mapping, TableSpec, Words
 from ddeval.errors import InputError
 
 
@@ -32,7 +32,7 @@ class Mapped:
     Counts are of rows of the first table.
     """
     not_understood: pd.DataFrame
-    """Words that the mapping does not cover: `target`, `found`, `n`."""
+    """Words that the mapping does not cover: `target`, `found`, `n`, `expected`."""
     without_class: pd.DataFrame
     """Diagnoses without a class: `raw_label`, `n`, most frequent first."""
     unused: tuple[str, ...]
@@ -70,8 +70,8 @@ def mapped_manifest(mapping: Mapping, folder: Path, *, splits: Map[str, str] | N
         raise InputError(
             "mapping",
             f"{int(refused['n'].sum())} cells not understood: {'; '.join(by_target)}",
-            expected="every word in `values:` or `unknown:`",
-            todo="Add them to the mapping; `ddeval data check` lists all.",
+            expected="every word in `values:` or `unknown:`, every number in its units and range",
+            todo="Edit the mapping; `ddeval data check` lists all, each with what would be understood.",
         )
     return mapped.frame
 
@@ -92,19 +92,20 @@ def apply_mapping(mapping: Mapping, folder: Path, *, splits: Map[str, str] | Non
     rows, used, n_unjoined = _joined(mapping, folder)
     cells: dict[str, pd.Series] = {}
     found: list[tuple[str, str, str, int, int, int]] = []
-    refused: list[tuple[str, str, int]] = []
+    refused: list[tuple[str, str, int, str]] = []
 
     for name, column in mapping.columns.items():
         values = splits if column.values is None and name == "split" and splits else column.values
         text, strange = column_cells(rows, column, values, _unknown_words(mapping, name))
         cells[name] = text
-        refused += [(name, word, n) for word, n in strange.items()]
+        expected = "a number in one of its units" if column.number else "a word of `values`"
+        refused += [(name, word, n, expected) for word, n in strange.items()]
         found.append((name, column.column or repr(column.value), "column", *_counted(text, strange)))
     without_class = pd.DataFrame(columns=["raw_label", "n"])
     if mapping.label:
         label, strange = label_cells(rows, mapping.label, mapping.unknown)
         cells |= label
-        refused += [("label", word, n) for word, n in strange.items()]
+        refused += [("label", word, n, mapping.label.form) for word, n in strange.items()]
         found.append(
             ("label", mapping.label.column, mapping.label.form, *_counted(label["raw_label"], strange))
         )
@@ -114,7 +115,7 @@ def apply_mapping(mapping: Mapping, folder: Path, *, splits: Map[str, str] | Non
     for name, answer in mapping.answers.items():
         text, strange = answer_cells(rows, name, answer, mapping.unknown)
         cells[tables.ANSWER_PREFIX + name] = text
-        refused += [(name, word, n) for word, n in strange.items()]
+        refused += [(name, word, n, _expected(answer)) for word, n in strange.items()]
         source = answer.column or ", ".join(answer.one_hot)
         found.append((name, source, answer.kind, *_counted(text, strange)))
 
@@ -124,12 +125,21 @@ def apply_mapping(mapping: Mapping, folder: Path, *, splits: Map[str, str] | Non
         fields=pd.DataFrame(
             found, columns=["target", "source", "kind", "n_known", "n_unknown", "n_not_understood"]
         ),
-        not_understood=pd.DataFrame(refused, columns=["target", "found", "n"]),
+        not_understood=pd.DataFrame(refused, columns=["target", "found", "n", "expected"]),
         without_class=without_class,
         unused=tuple(str(c) for c in rows.columns if c not in used and c not in mapping.ignore),
         n_rows=len(rows),
         n_unjoined=n_unjoined,
     )
+
+
+def _expected(answer: AnswerSpec) -> str:
+    """What an answer would have to be, in a few words."""
+    if answer.kind != "number":
+        return "a box ticked or not" if answer.one_hot else "a word of `answers` or `values`"
+    units = ", ".join(answer.units or (answer.unit,))
+    bare = " or none" if answer.bare_numbers else ", written"
+    return f"{answer.low:g} to {answer.high:g} {answer.unit}; unit {units}{bare}"
 
 
 def _joined(mapping: Mapping, folder: Path) -> tuple[pd.DataFrame, set[str], int]:

@@ -31,6 +31,7 @@ def propose(
     paths: Sequence[Path],
     *,
     folder: Path,
+    images: Path | None = None,
     classes: Sequence[str] | None = None,
     conditions: Conditions | None = None,
 ) -> Proposal:
@@ -41,7 +42,10 @@ def propose(
     paths : list of Path
         CSV or Parquet; the first gives the rows.
     folder : Path
-        Where the mapping will lie: paths in it are relative to it.
+        Where the mapping will lie: the tables' paths in it are relative to it.
+    images : Path, optional
+        The folder below which photographs lie, and from which their paths are read; that of the first
+        table where None.
     classes : list of str, optional
         The classes of a model; diagnoses of the same name belong to them.
     conditions : Conditions, optional
@@ -62,7 +66,7 @@ def propose(
     joins = {table["join"] for table in p.mapping["tables"] if "join" in table}
     left = _copies(p, rows, left, ignored)
     roles = _roles(rows, left)
-    _images(p, rows, roles, left, folder)
+    _images(p, rows, roles, left, io.place(images or paths[0].parent))
     propose_columns(p, rows, roles)
     propose_label(p, rows, roles, classes, conditions)
     ignored |= dict.fromkeys(roles.get("label", [])[1:], "another column named for a diagnosis")
@@ -73,6 +77,7 @@ def propose(
     propose_answers(p, rows, [name for name in left if name not in taken], ignored)
     for name in joins - {n for names in roles.values() for n in names}:
         p.notes.append(f"{name!r} only joins the tables")
+    _patient(p, rows, roles, ignored)
     p.mapping["ignore"] = list(ignored)
     for reason in dict.fromkeys(ignored.values()):
         names = [name for name in ignored if ignored[name] == reason]
@@ -186,13 +191,29 @@ def _roles(rows: pd.DataFrame, names: Iterable[str]) -> dict[str, list[str]]:
     return roles
 
 
+def _patient(p: Proposal, rows: pd.DataFrame, roles: dict[str, list[str]], ignored: dict[str, str]) -> None:
+    """Says what counts as independent where no column is named for the patient, and which column might be."""
+    if "patient_id" in roles:
+        return
+    unit = next((u for u in ("lesion", "case") if f"{u}_id" in roles), "photograph")
+    held = {n: rows[n].dropna() for n, reason in ignored.items() if reason == "free text or ids"}
+    ids = [n for n, cells in held.items() if cells.str.fullmatch(r"\D{0,4}\d+").all()]
+    if ids:
+        p.edits.append(
+            f"columns.patient_id: no column is named for the patient; is it {ids[0]!r}? Without one every"
+            f" {unit} counts as independent"
+        )
+    else:
+        p.notes.append(f"no column is named for the patient: every {unit} counts as independent")
+
+
 def _names_files(cells: pd.Series) -> bool:
     words = cells.dropna()
     return bool(len(words)) and bool(words.str.lower().str.endswith(SUFFIXES).mean() > 0.9)
 
 
 def _images(
-    p: Proposal, rows: pd.DataFrame, roles: dict[str, list[str]], names: Sequence[str], folder: Path
+    p: Proposal, rows: pd.DataFrame, roles: dict[str, list[str]], names: Sequence[str], root: Path
 ) -> None:
     """Where photographs and their ids stand."""
     ids = roles.get("image_id", [])
@@ -204,6 +225,14 @@ def _images(
         if several:
             spec["separator"] = several[0]
             p.notes.append(f"{roles['image'][0]!r} names several photographs a cell, between {several[0]!r}")
+        else:
+            first = rows[roles["image"][0]].dropna().iloc[0]
+            pattern = _pattern(rows[roles["image"][0]], root, ("",))
+            if pattern is None and not io.in_bucket(root) and "://" not in first:
+                p.notes.append(f"photographs: {first} is not below {root}; --images FOLDER, or `pattern:`")
+            elif pattern not in (None, "{}"):
+                spec["pattern"] = pattern
+                p.notes.append(f"photographs were found as {pattern}")
         if ids:
             spec["id"] = ids[0]
         if (len(roles["image"]) > 1 or several) and not ids and "case_id" not in roles:
@@ -212,7 +241,7 @@ def _images(
             )
         p.mapping["image"] = spec
     elif ids:
-        pattern = _pattern(rows[ids[0]], folder)
+        pattern = _pattern(rows[ids[0]], root, SUFFIXES)
         if pattern:
             p.mapping["image"] = {"columns": [ids[0]], "pattern": pattern, "id": ids[0]}
             p.notes.append(f"photographs were found as {pattern}")
@@ -220,7 +249,7 @@ def _images(
             p.mapping["image_id"] = ids[0]
             p.edits.append(
                 f"image_id: no column names an image file; where {ids[0]!r} is the file's name, replace the"
-                f" line by  image: {{columns: [{ids[0]}], pattern: 'photos/{{}}.jpg', id: {ids[0]}}}"
+                f" line by  image: {{columns: [{ids[0]}], pattern: '{{}}.jpg', id: {ids[0]}}}"
             )
     if ids and rows[ids[0]].duplicated().any():
         n, n_rows = rows[ids[0]].nunique(), len(rows)
@@ -239,13 +268,13 @@ def _holds(cells: pd.Series, separator: str) -> bool:
     return bool(is_several) and all(part.endswith(SUFFIXES) for part in parts if part)
 
 
-def _pattern(ids: pd.Series, folder: Path) -> str | None:
-    """Where the first ids lie as files, up to two folders below."""
-    first = ids.dropna().iloc[:3].tolist()
+def _pattern(names: pd.Series, root: Path, suffixes: Sequence[str]) -> str | None:
+    """Where the first of these lie as files, at most two folders below the root of the photographs."""
+    first = names.dropna().iloc[:3].tolist()
     for depth in ("", "*/", "*/*/"):
-        for place in sorted(folder.glob(depth)) if depth else [folder]:
-            for suffix in SUFFIXES:
+        for place in sorted(root.glob(depth)) if depth else [root]:
+            for suffix in suffixes:
                 if first and all((place / f"{name}{suffix}").is_file() for name in first):
-                    below = place.relative_to(folder).as_posix()
+                    below = place.relative_to(root).as_posix()
                     return f"{'' if below == '.' else below + '/'}{{}}{suffix}"
     return None

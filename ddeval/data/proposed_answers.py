@@ -104,7 +104,10 @@ def _question(p: Proposal, rows: pd.DataFrame, name: str, where: str) -> tuple[d
 
 def _measure(p: Proposal, guess: guesses.Guess, name: str, where: str) -> dict[str, Any]:
     """A number: its unit, the others as multiples to be written, its range."""
-    unit = guess.units[0] if guess.units else "unit"
+    said = guesses.named_unit(name)
+    is_said = said is not None and all(guesses.factor(unit, said) is not None for unit in guess.units)
+    units = tuple(dict.fromkeys([said, *guess.units])) if said and is_said else guess.units
+    unit = units[0] if units else "unit"
     spec: dict[str, Any] = {"unit": unit, "low": min(0.0, guess.low), "high": guess.high}
     if guess.high <= spec["low"]:
         spec["high"] = spec["low"] + 1
@@ -112,22 +115,23 @@ def _measure(p: Proposal, guess: guesses.Guess, name: str, where: str) -> dict[s
     if guess.has_decimal_comma:
         spec["decimal"] = ","
         p.notes.append(f"{where}: a comma is the decimal point")
-    if len(guess.units) > 1:
-        factors = [guesses.factor(other, unit) for other in guess.units]
-        spec["units"] = {u: f for u, f in zip(guess.units, factors, strict=True) if f is not None}
-        lost = [u for u, f in zip(guess.units, factors, strict=True) if f is None]
+    if len(units) > 1:
+        factors = [guesses.factor(other, unit) for other in units]
+        spec["units"] = {u: f for u, f in zip(units, factors, strict=True) if f is not None}
+        lost = [u for u, f in zip(units, factors, strict=True) if f is None]
         spec["high"] = guess.high * max(spec["units"].values())
-        p.edits.append(
-            f"{where}: {name!r} is in {', '.join(guess.units)}; check `units` (multiples of {unit})"
-        )
+        p.edits.append(f"{where}: {name!r} is in {', '.join(units)}; check `units` (multiples of {unit})")
         if lost:
             p.edits.append(f"{where}: what {', '.join(lost)} is in {unit} is not known; add to `units`")
-    if guess.units and guess.has_bare_numbers:
+    if is_said and guess.has_bare_numbers:
+        p.notes.append(f"{where}: a number without a unit is in {unit}, by the column's name")
+    elif guess.units and guess.has_bare_numbers:
         spec["bare_numbers"] = False
-        todo = f"where they are in {unit}, remove `bare_numbers: false`"
+        todo = f"where they are in {unit}, remove `bare_numbers: false`; else make theirs the `unit`"
         p.edits.append(f"{where}: some answers have no unit and are not understood; {todo}")
-    if not guess.units:
-        p.edits.append(f"{where}: the unit of {name!r} is not known; write it instead of `unit`")
+    if not units:
+        todo = "write it instead of `unit`; what is no measure belongs in `columns` or `ignore`"
+        p.edits.append(f"{where}: the unit of {name!r} is not known; {todo}")
     return spec
 
 

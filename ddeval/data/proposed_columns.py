@@ -114,6 +114,12 @@ def propose_label(
     ordered = list({clean(w): w for w in reversed(ordered)}.values())[::-1]
     if classes is not None or conditions is not None or len(ordered) > MOST_CLASSES:
         table = {w: _class_of(w, classes, conditions) for w in ordered}
+        named = {clean(name) for name in classes or ()}
+        n_by_conditions = sum(c is not None and clean(w) not in named for w, c in table.items())
+        if n_by_conditions:
+            p.notes.append(
+                f"label.classes: {n_by_conditions} diagnoses have the class that conditions.yaml gives"
+            )
         spec["classes"] = table
         n_lost = sum(value is None for value in table.values())
         if n_lost:
