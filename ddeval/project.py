@@ -5,6 +5,7 @@ project; a flag overrides it. Paths in it are relative to its folder. How foreig
 manifest is another file, `mapping.yaml` (`ddeval.data.mapping`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -140,6 +141,23 @@ def the_project(start: Path | None = None) -> Project:
             todo="Make one with: ddeval init DATA, or pass the file as a flag.",
         )
     return project
+
+
+def image_roots(given: Iterable[Path] | None, manifest: Path | None) -> list[Path]:
+    """Folders the photographs of a manifest may lie in; [] is the manifest's own.
+
+    Those given; else the project's, where the manifest is the project's (None), and those with its own
+    folder where it lies beside it, as what a split or a retirement wrote.
+    """
+    project = find_project()
+    if given or project is None:
+        return list(given or ())
+    if manifest is None or project.manifest is None:
+        return list(project.image_roots) if manifest is None else []
+    asked, own = (place(path).resolve() for path in (manifest, project.manifest))
+    if asked.parent != own.parent:
+        return []
+    return [*project.image_roots, *([asked.parent] if asked != own else [])]
 
 
 def conditions_path(given: Path | None = None) -> Path | None:

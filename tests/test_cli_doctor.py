@@ -51,7 +51,7 @@ def test_a_sound_project_leaves_nothing_to_put_right(project):
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0
     assert "torch" in result.stdout
-    assert "nothing to put right" in result.stdout
+    assert "nothing to put right   ·   next  ddeval data check" in result.stdout
     assert f"ok     images    {project}/photos can be read." in result.stdout
     assert "is made by the first `ddeval vet open`" in result.stdout
     assert sorted(path.name for path in project.rglob("*")) == before

@@ -8,7 +8,7 @@ import typer
 
 from ddeval.cli import FINDINGS, OK, console
 from ddeval.errors import InputError
-from ddeval.project import find_project, the_project
+from ddeval.project import find_project, image_roots, the_project
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,12 +63,15 @@ def import_(
 
     Example: ddeval data import ham10000 HAM10000 --out manifest.csv --split train=0.7,val=0.1,test=0.2
     """
+    from ddeval import io
     from ddeval.data.importers import IMPORTERS
 
     name = kind.replace("-", "_").lower()
     project = find_project()
+    schema = None
     if name == "mapping":
         frame = _by_mapping(folder, project)
+        schema = _own_schema(folder, project)
         folder = folder.parent
     elif name in IMPORTERS:
         if not folder.is_dir():
@@ -82,9 +85,14 @@ def import_(
     if split:
         frame = frame.assign(split=_dealt(frame, split, seed))
     written = _written(out, frame, force=force, dry_run=dry_run)
-    is_beside = folder.resolve() == out.parent.resolve() or (project is not None and project.manifest == out)
+    if schema and not dry_run:
+        io.write_json(schema[0], schema[1].to_dict())
+        console.note(f"questionnaire {schema[0]}: {schema[1].width} encoded columns, as the mapping says")
+    is_projects = project is not None and project.manifest == out
+    is_beside = is_projects or folder.resolve() == out.parent.resolve()
     roots = "" if is_beside or "image" not in frame.columns else f" --images {folder}"
-    _tell(frame, out, written=written, as_json=as_json, next_=f"ddeval data check {out}{roots}")
+    next_ = "ddeval data check" if is_projects else f"ddeval data check {out}{roots}"
+    _tell(frame, out, written=written, as_json=as_json, next_=next_)
 
 
 def _by_mapping(path: Path, project: "Project | None") -> "pd.DataFrame":
@@ -97,6 +105,27 @@ def _by_mapping(path: Path, project: "Project | None") -> "pd.DataFrame":
     frame = mapped_manifest(read_mapping(path), path.parent, splits=words)
     tables.refuse(manifest_problems(frame), where=str(path), todo="Correct the table or the mapping.")
     return with_group(frame)
+
+
+def _own_schema(path: Path, project: "Project | None") -> "tuple[Path, FeatureSchema] | None":
+    """The project's questionnaire file and what its mapping makes of it, where they differ.
+
+    None for another mapping than the project's, and for a questionnaire of a name of its own: a mapping
+    did not make that one.
+    """
+    from ddeval.data.fields import read_schema
+    from ddeval.data.mapping import feature_schema, read_mapping
+    from ddeval.io import place
+
+    if project is None or not (project.mapping and project.settings.feature_schema):
+        return None
+    target = place(project.location(project.settings.feature_schema))
+    if place(path).resolve() != project.mapping.resolve() or "://" in project.settings.feature_schema:
+        return None
+    made = feature_schema(read_mapping(path))
+    held = read_schema(target) if target.is_file() else None
+    is_ours = held is None or (held.name == made.name and held != made)
+    return (target, made) if is_ours else None
 
 
 @app.command()
@@ -152,7 +181,7 @@ def check(
         with console.progress("reading images", _n_rows(path) if hash_files else 0) as tick:
             found = manifest_overview(
                 path,
-                image_roots=images or (project.image_roots if project and manifest is None else []),
+                image_roots=image_roots(images, manifest),
                 class_names=names,
                 schema=wanted or own,
                 conditions=read_conditions(local(conditions)) if conditions else None,
@@ -174,6 +203,8 @@ def check(
             _say_overview(found)
         if difference is not None and own and wanted:
             _say_difference(difference, own.width, wanted.width)
+        if mapped and mapping and not found:
+            console.say(f"next     {_after(mapped, mapping)}")
     has_findings = (found is not None and found.has_findings) or (mapped is not None and mapped.has_findings)
     is_different = difference is not None and not difference.empty
     raise typer.Exit(FINDINGS if has_findings or is_different else OK)
@@ -276,6 +307,15 @@ def _say_mapped(mapped: "Mapped", path: Path) -> None:
     if mapped.unused:
         console.say(f"\n{len(mapped.unused)} columns neither used nor ignored: {', '.join(mapped.unused)}")
     console.say("")
+
+
+def _after(mapped: "Mapped", path: Path) -> str:
+    """What to do once the mapping was looked at: an import stops only at words not understood."""
+    deal = "" if "split" in mapped.frame.columns else " --split train=0.7,test=0.3"
+    make = f"ddeval data import mapping {path}{deal}"
+    if not mapped.has_findings:
+        return make
+    return f"edit {path}, ddeval data check" + ("" if len(mapped.not_understood) else f"   ·   {make}")
 
 
 def _say_difference(difference: "pd.DataFrame", width: int, wanted: int) -> None:

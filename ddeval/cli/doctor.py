@@ -18,6 +18,7 @@ def doctor(
     Example: ddeval doctor
     """
     from ddeval.cli.health import findings
+    from ddeval.project import find_project
 
     found = findings()
     if as_json:
@@ -26,7 +27,6 @@ def doctor(
         for one in found:
             console.say(f"{'ok   ' if one.is_fine else 'FOUND'}  {one.what:9} {one.sentence}")
         n_bad = sum(not one.is_fine for one in found)
-        console.say(
-            f"\n{n_bad or 'nothing'} to put right" + ("" if n_bad else "   ·   next  ddeval score demo")
-        )
+        step = "ddeval data check" if find_project() else "ddeval score demo"
+        console.say(f"\n{n_bad or 'nothing'} to put right" + ("" if n_bad else f"   ·   next  {step}"))
     raise typer.Exit(OK if all(one.is_fine for one in found) else FINDINGS)

@@ -11,7 +11,7 @@ import typer
 from ddeval.cli import COMMANDS, console, embedded
 from ddeval.cli.options import Conditions, Prevalence, shares
 from ddeval.errors import InputError
-from ddeval.project import find_project
+from ddeval.project import find_project, image_roots
 
 if TYPE_CHECKING:
     from ddeval.models.record import Checkpoint
@@ -205,7 +205,7 @@ def _file_run(
     manifest = data or (None if file.labels is not None else _named_manifest(None))
     job = prepare_file(
         file, manifest, out=out, runs=_home("runs"), split=split, link=link, other_class=other_class,
-        image_roots=_image_roots(images, data), note=console.note,
+        image_roots=image_roots(images, data), note=console.note,
     )  # fmt: skip
     console.note(described(job.facts, job.out))
     return None if dry_run else execute_file(job)
@@ -257,7 +257,7 @@ def _model_run(
     try:
         loaded = load_checkpoint(spec, class_names=class_names or None, other_class=other_class)
     except UnknownArtefactError as error:  # its script is to read these photographs
-        error.manifest, error.images = manifest, next(iter(_image_roots(images, data)), manifest.parent)
+        error.manifest, error.images = manifest, next(iter(image_roots(images, data)), manifest.parent)
         raise
     if config:  # the run is called what the user called it
         loaded = replace(loaded, name=config.name)
@@ -268,7 +268,7 @@ def _model_run(
     reference = _reference(loaded, against)
     job = prepare(
         loaded, manifest, settings=settings, out=out, runs=_home("runs"),
-        image_roots=_image_roots(images, data), note=console.note,
+        image_roots=image_roots(images, data), note=console.note,
     )  # fmt: skip
     console.note(described(job.facts, job.out))
     if labels in (None, "v0"):  # before the model runs for an hour
@@ -280,7 +280,7 @@ def _model_run(
 
         order = order_of(
             spec, manifest, job, settings=settings, class_names=tuple(class_names), other_class=other_class,
-            image_roots=tuple(_image_roots(images, data)), workers=workers,
+            image_roots=tuple(image_roots(images, data)), workers=workers,
         )  # fmt: skip
         return execute_on_ray(job, order, progress=console.progress), job, reference
     run = execute(job, shard=part, workers=workers, progress=console.progress, note=console.note)
@@ -323,14 +323,6 @@ def _named_manifest(config: Any) -> Path | None:
     project = find_project()
     name = os.environ.get("DDEVAL_MANIFEST") or (config.manifest if config else None)
     return place(name) if name else project.manifest if project else None
-
-
-def _image_roots(images: list[Path], data: Path | None) -> list[Path]:
-    """Folders asked for, else the project's for the project's manifest; [] is the manifest's own."""
-    project = find_project()
-    if images or project is None or data is not None:
-        return images
-    return list(project.image_roots)
 
 
 def _home(name: Literal["runs", "reports"]) -> Path:

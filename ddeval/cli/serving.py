@@ -67,10 +67,10 @@ def project_desk(
     """The desk of the user's own data."""
     from ddeval.config import config_file
     from ddeval.data.fields import read_schema
-    from ddeval.project import find_project
+    from ddeval.project import find_project, image_roots
 
     project = find_project()
-    roots = images or (list(project.image_roots) if project else [])
+    roots = image_roots(images, data)
     if data is not None and not roots:
         roots = [data.resolve().parent]
     if schema is None and project is not None and project.settings.feature_schema:

@@ -8,7 +8,7 @@ import typer
 from ddeval.cli import console
 from ddeval.cli.options import by_torchrun, is_shown
 from ddeval.errors import InputError
-from ddeval.project import find_project
+from ddeval.project import find_project, image_roots
 
 if TYPE_CHECKING:
     from ddeval.config import Config
@@ -161,6 +161,4 @@ def _manifest(system: object, data: Path | None, images: list[Path]) -> tuple[Pa
             expected="a manifest with the splits train and val",
             todo="Pass --data MANIFEST, set $DDEVAL_MANIFEST, or write `manifest:` into the config.",
         )
-    if images or data is not None or project is None:
-        return manifest, images
-    return manifest, list(project.image_roots)
+    return manifest, image_roots(images, data)
