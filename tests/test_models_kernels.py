@@ -7,8 +7,10 @@ import torch
 from torch.nn import functional
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from ddeval.models import float8
 from ddeval.models.tower import Tower, kernel_for
 
+FP8 = torch.float8_e4m3fn
 CUDA = torch.device("cuda")
 
 pytestmark = pytest.mark.skipif(
@@ -26,7 +28,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "width"), [(1, 72), (7, 1152), (1024, 40)])
+@pytest.mark.parametrize(("rows", "width"), [(1, 72), (7, 1152), (1024, 40), (5001, 1152)])
 def test_the_norm_adds_first_and_is_the_layer_norm_of_what_is_then_there(rows, width, dtype):
     """Rows that fill no whole program and widths that are no power of two; the addition stays in `x`."""
     from ddeval.models.kernels import norm
@@ -56,6 +58,30 @@ def test_float8_products_with_gelu_are_the_products_of_what_float8_holds():
     assert relative(found, exact) < 0.04  # float8 keeps three bits of a fraction
 
 
+@needs_fp8
+@pytest.mark.parametrize(("b", "t", "n_heads", "head"), [(3, 64, 4, 72), (2, 200, 2, 64), (1, 1024, 16, 72)])
+def test_float8_is_attention_of_what_float8_holds(b, t, n_heads, head):
+    """Heads that are filled up, tokens that fill no whole tile; each factor is taken off again."""
+    if not float8.is_available(CUDA, head):
+        pytest.skip("no Hopper card, or no nvidia-cudnn-frontend")
+    torch.manual_seed(0)
+    p = float8.padded(head)
+    exact = torch.randn(3, b * t, n_heads, head, device=CUDA)
+    scales = float8.Scales(30.0, 60.0, 90.0)
+    held = torch.stack([(part * scale).to(FP8) for part, scale in zip(exact, scales, strict=True)])
+    filled = functional.pad(held.float(), (0, p - head)).to(FP8)
+    qkv = filled.permute(1, 0, 2, 3).reshape(b * t, 3 * n_heads * p)
+    found = float8.Float8Attention(n_heads, head, scales, CUDA)(qkv, b)
+    q, k, v = (
+        (part.float() / scale).view(b, t, n_heads, head).transpose(1, 2)
+        for part, scale in zip(held, scales, strict=True)
+    )
+    expected = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b * t, n_heads, head)
+    answers = found.view(b * t, n_heads, p).float() / scales.value
+    assert relative(answers[..., :head], expected) < 0.05
+    assert (answers[..., head:] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("dtype", "precision", "most"),
     [
@@ -69,10 +95,8 @@ def test_the_tower_on_a_gpu_is_near_transformers_in_float32(dtype, precision, mo
     shape = {"hidden_size": 288, "intermediate_size": 1072, "num_hidden_layers": 4, "num_attention_heads": 4}
     vision = SiglipVisionModel(SiglipVisionConfig(**shape, image_size=112, patch_size=14)).eval().to(CUDA)
     pixels = torch.randn(5, 3, 112, 112, device=CUDA)
-    kernel = kernel_for(vision, CUDA, dtype)
-    tower = Tower(
-        vision, dtype=dtype, attention="cudnn" if kernel == "tower:cudnn" else "auto", precision=precision
-    )
+    kernel = kernel_for(vision, CUDA, dtype, precision)
+    tower = Tower(vision, dtype=dtype, attention=kernel.partition(":")[2], precision=precision)
     with torch.inference_mode():
         exact = vision(pixel_values=pixels).pooler_output
         assert relative(tower(pixel_values=pixels).pooler_output, exact) < most

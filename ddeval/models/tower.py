@@ -12,7 +12,7 @@ here is compiled, so nothing has to pay for a compiler; docs/log.md has what com
 import contextlib
 import copy
 import importlib.util
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import SiglipVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-Attention = Literal["auto", "flash", "cudnn"]
+from ddeval.models import float8
+from ddeval.models.float8 import Float8Attention, Scales
+
+Attention = Literal["auto", "flash", "cudnn", "cudnn-fp8"]
 Precision = Literal["native", "fp8"]
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 WIDTH_MULTIPLE = 64
@@ -36,16 +39,21 @@ def has_tower(module: nn.Module) -> bool:
     return any(_is_tower(part) for part in module.modules())
 
 
-def kernel_for(module: nn.Module, device: torch.device, dtype: torch.dtype) -> str:
+def kernel_for(
+    module: nn.Module, device: torch.device, dtype: torch.dtype, precision: Precision = "native"
+) -> str:
     """Which kernels a tower runs on: `tower`, and after a colon its attention on a GPU.
 
     cuDNN's attention is the fastest for heads of 72 on a Hopper card (351 TFLOP/s; torch's own flash
-    attention 218); where it does not run for this head and format, torch chooses.
+    attention 218); where it does not run for this head and format, torch chooses. fp8 takes cuDNN's
+    attention in float8 where it is there.
     """
     if device.type != "cuda":
         return "tower"
     config = next(part for part in module.modules() if _is_tower(part)).config
     head = config.hidden_size // config.num_attention_heads
+    if precision == "fp8" and float8.is_available(device, head):
+        return "tower:cudnn-fp8"
     q = torch.zeros(1, 1, 16, head, device=device, dtype=dtype)
     try:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
@@ -60,7 +68,7 @@ def with_towers(
 ) -> nn.Module:
     """`module` with a `Tower` for each SigLIP vision model in it; `module` itself stays as it is."""
     if _is_tower(module):
-        attention: Attention = "cudnn" if kernel == "tower:cudnn" else "auto"
+        attention = cast(Attention, kernel.partition(":")[2] or "auto")
         return Tower(module, dtype=dtype, device=device, attention=attention, precision=precision)
     changed = copy.copy(module)
     changed._modules = {
@@ -84,9 +92,10 @@ class Tower(nn.Module):
     dtype : torch.dtype
         Of the products. bfloat16 keeps the residual in bfloat16, float16 and float32 keep it in float32.
     attention : str
-        Which kernel; auto is what torch chooses.
+        Which kernel; auto is what torch chooses, cudnn-fp8 is for fp8 alone.
     precision : "native" or "fp8"
-        fp8 computes the four large products of each block in float8 (e4m3) with float32 sums.
+        fp8 computes the four large products of each block in float8 (e4m3) with float32 sums, and
+        attention too where that is `attention`.
     """
 
     patch_weight: Tensor
@@ -216,11 +225,12 @@ class _Block(nn.Module):
         A row that leaves a norm has length at most sqrt(H), so each product of it is bounded by the
         length of the weight's row: scales follow from the weights, no calibration data, nothing clipped.
         """
-        h = weights["qkv"].shape[1]
         gain1, bias1, gain2, bias2 = self.norm1.gain, self.norm1.bias, self.norm2.gain, self.norm2.bias
-        value = weights["qkv"][2 * h :].float()
-        most_value = _bound(value, qkv_bias[2 * h :], gain1, bias1)
+        parts = zip(weights["qkv"].float().chunk(3), qkv_bias.float().chunk(3), strict=True)
+        most_query, most_key, most_value = (_bound(weight, bias, gain1, bias1) for weight, bias in parts)
         most_up = _bound(weights["up"].float(), up_bias, gain2, bias2)
+        if self.attention == "cudnn-fp8":
+            self._prepare_attention(weights, qkv_bias, (most_query, most_key, most_value))
         scale = {name: FP8_MAX / float(weight.abs().max()) for name, weight in weights.items()}
         for name, weight in weights.items():
             self._keep(name, (weight.float() * scale[name]).to(torch.float8_e4m3fn))
@@ -234,26 +244,45 @@ class _Block(nn.Module):
         self._keep("one", torch.ones((), device=weights["qkv"].device))
         self._keep("up_bias_float", up_bias.float())
 
+    def _prepare_attention(
+        self, weights: dict[str, Tensor], qkv_bias: Tensor, most: tuple[float, float, float]
+    ) -> None:
+        """Heads filled up, and queries, keys and values multiplied up to what float8 holds."""
+        more = float8.padded(self.head) - self.head
+        scales = Scales(*(FP8_MAX / bound for bound in most))
+        factors = torch.tensor(scales, device=qkv_bias.device).view(3, 1, 1)
+        bias = functional.pad(qkv_bias.float().view(3, self.n_heads, self.head) * factors, (0, more))
+        self._keep("qkv_bias", bias.flatten().to(self.dtype))
+        weight = weights["qkv"].float().view(3, self.n_heads, self.head, -1) * factors[..., None]
+        weights["qkv"] = functional.pad(weight, (0, 0, 0, more)).flatten(0, 2)
+        out = weights["out"].view(-1, self.n_heads, self.head)
+        weights["out"] = functional.pad(out, (0, more)).flatten(1)
+        self.attend_fp8 = Float8Attention(self.n_heads, self.head, scales, qkv_bias.device)
+
     def _forward_fp8(self, x: Tensor, more: Tensor | None, b: int) -> tuple[Tensor, Tensor]:
         from ddeval.models import kernels
 
         h = self.norm1(x, more, self.shift, torch.float8_e4m3fn)
-        qkv = self._product_fp8("qkv", h, self.qkv_bias)
-        mixed = kernels.to_fp8(self._attend(qkv, b), self.of_mixed)
+        if self.attention == "cudnn-fp8":
+            mixed = self.attend_fp8(self._product_fp8("qkv", h, self.qkv_bias, torch.float8_e4m3fn), b)
+        else:
+            mixed = kernels.to_fp8(self._attend(self._product_fp8("qkv", h, self.qkv_bias), b), self.of_mixed)
         h = self.norm2(x, self._product_fp8("out", mixed), self.shift_between, torch.float8_e4m3fn)
         hidden = kernels.product_gelu_fp8(
             h, self.up, self.up_bias_float, scale=1 / self.of_up, out_scale=self.of_hidden
         )
         return x, self._product_fp8("down", hidden)
 
-    def _product_fp8(self, name: str, h: Tensor, bias: Tensor | None = None) -> Tensor:
+    def _product_fp8(
+        self, name: str, h: Tensor, bias: Tensor | None = None, dtype: torch.dtype = torch.bfloat16
+    ) -> Tensor:
         return torch._scaled_mm(
             h,
             getattr(self, name).t(),
             scale_a=self.one,
             scale_b=getattr(self, f"{name}_scale"),
             bias=bias,
-            out_dtype=torch.bfloat16,
+            out_dtype=dtype,
             use_fast_accum=True,
         )
 

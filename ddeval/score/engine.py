@@ -82,7 +82,7 @@ def engine(
     name = next(n for n, kind in DTYPES.items() if kind == chosen.dtype) if dtype == "auto" else dtype
     kernel = "transformers"
     if name != "fp32" and has_tower(checkpoint.module):
-        kernel = kernel_for(checkpoint.module, chosen.device, DTYPES[name])
+        kernel = kernel_for(checkpoint.module, chosen.device, DTYPES[name], precision)
     if precision == "fp8":
         is_gpu = chosen.device.type == "cuda"
         capability = torch.cuda.get_device_capability(chosen.device) if is_gpu else None
