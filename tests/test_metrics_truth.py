@@ -322,6 +322,15 @@ def test_readers_who_never_differ_are_not_thereby_perfect():
     assert consensus_error(np.zeros(50)).miss_se > 0
 
 
+def test_readers_who_differ_more_than_equally_good_ones_can_have_no_error_that_can_be_told():
+    """With coincidence 1/2 they differ in at most 2/3 of cases; three of three may be chance."""
+    refuted = consensus_error(np.r_[np.ones(32), np.zeros(3)])
+    assert (refuted.n_pairs, refuted.disagreement) == (35, pytest.approx(32 / 35))
+    assert np.isnan([refuted.reader, refuted.miss, refuted.false_hit, refuted.miss_se]).all()
+    assert consensus_error(np.ones(3)).reader == pytest.approx(2 / 3)
+    assert np.isfinite(consensus_error(np.r_[np.ones(25), np.zeros(10)]).miss)
+
+
 def test_reader_error_moves_the_value_up_and_widens_the_interval():
     """A consensus that misses 1.5 % of right answers makes .90 of what is .906."""
     correct, strata, sample = drawn_case(0, n_rows=3000, n=600)

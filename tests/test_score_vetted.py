@@ -113,6 +113,8 @@ def test_readers_who_err_leave_the_planted_accuracy_inside_the_interval(part):
         assert row["ci_low"] <= truth <= row["ci_high"]
         assert row["worst_case"] < row["value"] < row["best_case"]
     assert result["reader_error"]["n_pairs"] > 50
+    assert cell(result)["uncorrected"] < cell(result)["value"]
+    assert cell(result, rule="lenient")["uncorrected"] == cell(result, rule="lenient")["value"]
     assert result["without_verdict"]["cannot_tell"]["n_cases"] > 0
     assert result["reference"]["readers"] == ["ann", "bob", "cleo"]
 
@@ -249,6 +251,28 @@ def test_truth_of_another_run_needs_the_audit_the_cases_came_from(part, tmp_path
     found = measured(run, audits=[planted.run / "audit"], overlays=folder / "labels")
     assert cell(found)["value"] < 0.5
     assert found["corrected_without_own_nominations"] is None
+
+
+def test_a_reader_who_differs_from_all_others_corrects_nothing(tmp_path, monkeypatch):
+    """All blind pairs differ, as with no equally good readers: a made-up error would move the value."""
+    planted = planted_run(tmp_path, n_cases=24)
+    audited = audit_runs([planted.run], n_queue=24)
+    turns = iter(range(10**6))
+
+    def reads(rng, label):
+        shift = int(next(turns) < 24)  # ann reads first; bob and cleo are right
+        return Answer((CLASSES[(CLASSES.index(label) + shift) % len(CLASSES)],))
+
+    store = Store(tmp_path / "vet.db")
+    read_queue(planted, audited.folder / "queue.parquet", store, reads=reads)
+    frozen_labels(planted, store, tmp_path / "labels")
+    store.close()
+    monkeypatch.chdir(tmp_path)
+    result = measured(planted.run)
+    assert cell(result)["value"] == cell(result)["uncorrected"]
+    assert cell(result)["value"] == pytest.approx(planted.right["is_right"].mean())
+    said = CliRunner().invoke(app, ["truth", str(planted.run)]).stdout
+    assert "reader error: unknown; two readers name different classes on 100.0 %" in said
 
 
 def test_the_command_prints_the_reference_the_interval_and_the_biased_number_named_so(part, monkeypatch):

@@ -1,5 +1,6 @@
 """`ddeval truth`: accuracy against the vetted reference, with what is still unknown."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,8 @@ def _say(result: dict[str, Any]) -> None:
             f"{name.replace('_', ' ')}: {console.value(share['value'], 'percent')} of cases "
             f"({console.interval(share, 'percent')}; {share['n_cases']} seen)"
         )
-    _say_reader_error(result["reader_error"])
+    first = result["estimates"][0]  # strict, per image
+    _say_reader_error(result["reader_error"], without=console.value(first["uncorrected"], "percent"))
     console.say(f"on the labels as given: {console.value(result['as_given'], 'percent')}")
     console.say(
         f"corrected where vetted (biased: only some labels were checked): "
@@ -76,16 +78,23 @@ def _say(result: dict[str, Any]) -> None:
     _say_errors(result)
 
 
-def _say_reader_error(error: dict[str, Any] | None) -> None:
+def _say_reader_error(error: dict[str, Any] | None, *, without: str) -> None:
     if error is None:
         console.say(
             "reader error: unknown, no case got a class from two readers; it is not inside the intervals"
         )
         return
     differ, miss = (console.value(error[name], "percent") for name in ("disagreement", "miss"))
+    said = f"two readers name different classes on {differ} of {error['n_pairs']} cases"
+    if not math.isfinite(error["miss"]):
+        console.say(
+            f"reader error: unknown; {said}, more than equally good readers can. It is not inside the "
+            "intervals. Look at each reader: ddeval audit page AUDIT --batch NAME"
+        )
+        return
     console.say(
-        f"reader error: two readers name different classes on {differ} of {error['n_pairs']} cases; "
-        f"the consensus calls about {miss} of right answers wrong (inside the strict intervals)"
+        f"reader error: {said}; the consensus calls about {miss} of right answers wrong: strict values and "
+        f"intervals are corrected for it (top-1 per image without: {without}), lenient ones are not"
     )
 
 

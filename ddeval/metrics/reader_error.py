@@ -34,7 +34,10 @@ class ReaderError(NamedTuple):
 def consensus_error(
     differ: npt.ArrayLike, *, third: npt.ArrayLike | None = None, weights: npt.ArrayLike | None = None
 ) -> ReaderError:
-    """Error of the consensus from how often two blind readers differ; NaN fields without a double reading.
+    """Error of the consensus from how often two blind readers differ; NaN fields where it cannot be told.
+
+    That is without a double reading, and where readers differ more often than equally good ones can
+    (1 / (1 + c), by two standard errors): one of them disagrees with all others, and nothing here says which.
 
     Readers are taken as independent and equally good. With error e and coincidence c two readers differ
     in d = 2 e - (1 + c) e^2 of cases. An answer both gave is wrong in c e^2 / (1 - d) of them, that of a
@@ -66,6 +69,9 @@ def consensus_error(
         return ReaderError(nan, nan, nan, nan, nan, n_pairs=0)
     weight = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
     share, share_se = _share(values, weight)
+    if share - 2 * share_se > 1 / (1 + COINCIDENCE):
+        nan = float("nan")
+        return ReaderError(nan, nan, nan, nan, share, n_pairs)
     alone, alone_se = _share(values if third is None else np.asarray(third, dtype=np.float64), weight)
 
     reader, miss = _errors(share, alone, COINCIDENCE)

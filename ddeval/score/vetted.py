@@ -108,7 +108,7 @@ def vetted_accuracy(
                     sample,
                     table,
                     sizes=sizes,
-                    error=error if rule == "strict" else None,
+                    error=error if rule == "strict" and error and np.isfinite(error.miss) else None,
                     level=confidence_level,
                 )
     result = {
@@ -213,20 +213,25 @@ def _estimate(
     """
     has_verdict = table["labels"].notna().to_numpy()
     is_outside = has_verdict & ~answers.is_inside
-    value = estimate(
-        np.where(answers.is_inside, right, np.nan),
-        strata,
-        sample,
-        sizes=sizes,
-        outside=is_outside,
-        reader_error=error,
-        confidence_level=level,
+    judged = np.where(answers.is_inside, right, np.nan)
+    value, plain = (
+        estimate(
+            judged,
+            strata,
+            sample,
+            sizes=sizes,
+            outside=is_outside,
+            reader_error=known,
+            confidence_level=level,
+        )
+        for known in (error, None)
     )
     in_bounds = np.where(is_outside, np.nan, (~has_verdict).astype(float))
     left = estimate(in_bounds, strata, sample, sizes=sizes, confidence_level=level).value
     n_inside = int(answers.is_inside[sample.index].sum())
     return {
         "value": value.value,
+        "uncorrected": plain.value,
         "ci_low": value.ci_low,
         "ci_high": value.ci_high,
         "worst_case": value.value * (1 - left),
