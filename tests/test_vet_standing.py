@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from ddeval.vet.batches import open_batch
+from ddeval.vet.reading import take_out
 from ddeval.vet.standing import MODEL, standing
 from ddeval.vet.store import Store
 
@@ -97,6 +98,16 @@ def test_a_case_without_a_verdict_is_bounded_and_not_guessed(store):
     assert found.accuracy.without_verdict == pytest.approx(0.4)
     assert found.accuracy.best_case - found.accuracy.worst_case == pytest.approx(0.4)
     assert found.precision.iloc[-1]["precision"] == pytest.approx(0.5)
+
+
+def test_a_reported_case_counts_for_nothing_whatever_was_read_of_it(store):
+    batch = small(store)
+    for reader in ("ann", "bob"):
+        read(store, reader, {"r1": "psoriasis", "a": "eczema", "b": "psoriasis"})
+    take_out(store, ["r1"], actor="admin", reason="patient withdrew")
+    found = standing(store, batch, class_of=CLASS_OF, rng=np.random.default_rng(0))
+    assert found.outcomes.to_dict() == {"keep": 1, "relabel": 1}
+    assert found.precision.empty
 
 
 def test_precision_follows_the_rank_and_not_the_order_of_reading(store):

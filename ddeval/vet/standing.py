@@ -45,14 +45,15 @@ def standing(
 ) -> Standing:
     """Where the batch stands. Only blind first readings and adjudications count.
 
-    A case is counted once it has as many readings as the batch asks for. In which order the cases are read
-    depends on nothing about them, so those read so far are a random part of each stratum.
+    A case is counted once it has as many readings as the batch asks for, unless it is reported. In which
+    order the cases are read depends on nothing about them, so those read so far are a random part of each
+    stratum.
     """
     items = read_items(store, batch.name)
     items = items[items["kind"] != "repeat"].drop_duplicates("case_id").reset_index(drop=True)
     outcomes = case_outcomes(store, batch, class_of=class_of)
     is_error = _verdicts(outcomes)
-    is_read = np.array([o.is_complete for o in outcomes], dtype=bool)
+    is_read = np.array([_counts(o) for o in outcomes], dtype=bool)
     ranked = items[(items["kind"] == "ranked") & is_read]
     order = ranked.sort_values(["rank", "item"], kind="stable").index.to_numpy()
     strata, sample, rows = _frame(items, is_read)
@@ -60,7 +61,7 @@ def standing(
     correct = _model_is_right(items, outcomes)
     table, _ = ratings(store, batch, name_of=lambda answer: put_first(answer, class_of))
     model = items.set_index("case_id")["predicted_label"]
-    done = [o.consensus.outcome for o in outcomes if o.is_complete]
+    done = [o.consensus.outcome for o in outcomes if _counts(o)]
     return Standing(
         outcomes=pd.Series(done, dtype=object).value_counts(),
         precision=precision_at_k(is_error[order]),
@@ -76,12 +77,16 @@ def standing(
     )
 
 
+def _counts(outcome: CaseOutcome) -> bool:
+    return outcome.is_complete and not outcome.is_reported
+
+
 def _verdicts(outcomes: Sequence[CaseOutcome]) -> Floats:
     """1 where the given label is wrong, 0 where not, NaN without a verdict (an exit, open, not read)."""
     return np.array(
         [
             float(o.consensus.outcome == "relabel")
-            if o.is_complete and o.consensus.outcome in DECIDED
+            if _counts(o) and o.consensus.outcome in DECIDED
             else np.nan
             for o in outcomes
         ]
@@ -92,7 +97,7 @@ def _model_is_right(items: pd.DataFrame, outcomes: Sequence[CaseOutcome]) -> Flo
     """1 where the model's class is the consensus's heaviest, 0 where not, NaN where either is missing."""
     right = [
         float(said == next(iter(o.consensus.labels)))
-        if o.is_complete and o.consensus.labels and isinstance(said, str)
+        if _counts(o) and o.consensus.labels and isinstance(said, str)
         else np.nan
         for said, o in zip(items["predicted_label"], outcomes, strict=True)
     ]
