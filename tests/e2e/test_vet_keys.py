@@ -11,6 +11,8 @@ import pytest
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
 
+from ddeval.vet.reading import case_on_screen, take_out
+from ddeval.vet.store import Store
 from tests.e2e.vet_browser import (
     CHOSEN,
     DWELL,
@@ -382,3 +384,18 @@ def _pinch(driver):
 
 def _seconds(shown, stored):
     return (np.datetime64(stored[:26]) - np.datetime64(shown[:26])) / np.timedelta64(1, "s")
+
+
+def test_a_case_that_was_taken_off_the_screen_says_so_beside_the_next_one(app, browser):
+    """A patient withdraws while the case is read: NOT SAVED alone would seem to be about the next case."""
+    log_in(browser, app.url, "ben")
+    ready(browser)
+    nonce = look(browser, NONCE)
+    store = Store(app.folder / "vet.db")
+    take_out(store, [case_on_screen(store, nonce, "ben")], actor="root", reason="patient withdrew")
+    store.close()
+    keys(browser, "psoriasis", Keys.ENTER, Keys.ENTER)
+    next_ready(browser, nonce)
+    assert look(browser, STATE) == "NOT SAVED"
+    said = look(browser, "$('refusal').textContent")
+    assert said == "The case before: This case is not on your screen any more. Nothing was saved."

@@ -83,9 +83,10 @@ function mount(root, { api, reader, batch, is_synthetic, task }) {
       show(value.next);
     } catch (error) {
       if (!error.refusal) return;
+      const isGone = error.refusal.code === "not_shown";  // the next case is on the screen when this is read
+      if (isGone) show(await insist(paths.screen));
       state("lost", "NOT SAVED");
-      refusal(error.refusal.message);
-      if (error.refusal.code === "not_shown") show(await insist(paths.screen));
+      refusal((isGone ? "The case before: " : "") + error.refusal.message);
     } finally {
       isBusy = false;
       enable();
