@@ -1,9 +1,13 @@
 """From readings to a frozen overlay, and from the overlay to the labels of a manifest."""
 
+import json
+
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from ddeval import io, tables
+from ddeval.cli import app
 from ddeval.data.manifest import with_cases
 from ddeval.data.overlay import apply_overlay, changes, find_overlay, read_overlay, soft_labels
 from ddeval.errors import InputError
@@ -209,6 +213,16 @@ def test_export_speaks_the_users_own_words(store, manifest, tmp_path):
     assert table.set_index("FileName")["Diagnose"].loc["c2-0"] == "Pilz"
     with pytest.raises(InputError, match="class 'tinea' without a string of yours"):
         as_source(overlay.frame, columns=columns, labels={"eczema": "E", "psoriasis": "P"})
+
+
+def test_a_table_for_others_holds_every_list_as_json(store, manifest, tmp_path):
+    read_batch_with(store, manifest, ANSWERS)
+    path, out = frozen(store, manifest, tmp_path), tmp_path / "v1.csv"
+    assert CliRunner().invoke(app, ["vet", "export", str(path), "--out", str(out)]).exit_code == 0
+    row = pd.read_csv(out).set_index("image_id").loc["c1-0"]
+    assert json.loads(row["first_answers"]) == ["psoriasis", "psoriasis"]
+    assert json.loads(row["readers"]) == ["ann", "bob"]
+    assert json.loads(row["labels"])[0]["label"] == "psoriasis"
 
 
 def test_a_file_that_is_no_overlay_is_named(tmp_path):

@@ -320,9 +320,9 @@ def export(
         io.write_text(out, "".join(io.to_json_line(row) + "\n" for row in frame.to_dict("records")))
     else:
         flat = frame.copy()
-        for column in ("labels", "readers"):
+        for column in ("labels", "readers", "first_answers"):
             if column in flat:
-                flat[column] = flat[column].map(io.to_json_line)
+                flat[column] = [io.to_json_line(list(cell)) for cell in flat[column]]
         io.write_csv(out, flat)
     console.say(f"{out}: {len(frame):,} images")
 
