@@ -489,10 +489,21 @@ def test_a_number_is_traced_to_its_files(tmp_path):
     assert "50 draws of images, seed 0" in result.stdout
 
 
-def test_a_misspelt_metric_is_answered_with_the_nearest(tmp_path):
-    result = invoke("trace", scored(tmp_path), "top_1_acuracy")
-    assert result.exit_code == cli.BAD_INPUT
-    assert "expected 'top_1_accuracy'" in result.stderr
+def test_a_number_that_is_not_there_is_answered_with_what_is(tmp_path):
+    """The nearest name, the classes of a number of classes, the versions of the labels, the subsets."""
+    run = scored(tmp_path)
+    for asked, said in (
+        (("top_1_acuracy",), "expected 'top_1_accuracy'"),
+        (("sensitivity",), "expected --class one of"),
+        (("top_1_accuracy", "--labels", "v9"), "no numbers of .* expected one of v0"),
+        (("top_1_accuracy", "--subset", "cases"), "expected --subset one of all"),
+    ):
+        result = invoke("trace", run, *asked)
+        assert result.exit_code == cli.BAD_INPUT
+        assert re.search(said, result.stderr)
+    (run / "predictions.parquet").unlink()
+    result = invoke("trace", run, "top_1_accuracy")
+    assert (result.exit_code, "Trace the run that was compared" in result.stderr) == (cli.BAD_INPUT, True)
 
 
 @pytest.mark.slow

@@ -161,6 +161,17 @@ def test_the_harm_table_counts_images_and_patients():
     assert table["per_1000"].tolist() == [250.0, 125.0, 125.0]
 
 
+def test_half_of_one_patients_photographs_has_no_interval_in_the_harm_table():
+    """Every resample is that patient again; what it repeats bounds nothing."""
+    found, _ = stakes({"label": ["Melanoma"] * 2}, prevalence={"malignant": 0.5})
+    rows = (("right", 0.5), ("deferred", 0.0), ("missed", 0.5))
+    values = pd.DataFrame([{"run": "a", "metric": f"malignant_{o}", "value": v} for o, v in rows])
+    table = harm_rows(values.assign(ci_low=np.nan, ci_high=np.nan), found, np.array(["p", "p"]))
+    ends = table.set_index("outcome")[["ci_low", "ci_high", "per_1000_low", "per_1000_high"]]
+    assert ends.loc[["right", "missed"]].isna().all(axis=None)
+    assert ends.loc["deferred"].notna().all()
+
+
 def test_sure_misses_come_surest_first_and_leave_out_what_is_deferred():
     found, _ = stakes({"label": ["Melanoma"] * 4})
     probs = np.vstack(

@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 from ddeval import io
 from ddeval.cli import app
 from ddeval.data.importers import IMPORTERS
+from ddeval.errors import InputError
+from ddeval.score.comparison_folder import read_reported
+from ddeval.score.gate import latency
 
 ITA_EDGES = (55.0, 41.0, 28.0, 10.0, -30.0)
 """Degrees between skin types I to VI (Chardon 1991, Del Bino 2006)."""
@@ -234,3 +237,37 @@ def test_an_ensemble_is_not_called_like_a_run(two):
         "--calibrators", "none")  # fmt: skip
     found = run("compare", two / "a", two / "b", two / "ab", "--ensemble", "a+b", code=3).stderr
     assert "--ensemble a+b: found a run called a+b" in found
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [("prod,top_1_accuracy,67", "line 2: found value '67'; expected a number, a share"),
+     ("prod,top_1_accuracy,inf", "line 2: found value 'inf'"),
+     ("prod,,.5", "line 2: found no run or metric"),
+     ("prod,nll,1.2\nprod,nll,1.3", "line 3: found nll of 'prod' again")],
+)  # fmt: skip
+def test_typed_in_numbers_that_cannot_be_meant_are_refused(tmp_path, rows, line):
+    (tmp_path / "reported.csv").write_text(f"run,metric,value\n{rows}\n")
+    with pytest.raises(InputError, match=line):
+        read_reported(tmp_path / "reported.csv")
+
+
+def test_a_typed_in_metric_that_nothing_shows_is_said(two, tmp_path):
+    (tmp_path / "reported.csv").write_text("run,metric,value\nprod,top1,.67\nprod,nll,1.2\n")
+    told = compared(two, [two / "a", two / "b"], "--reported", tmp_path / "reported.csv", n_resamples=5)
+    assert "typed-in numbers of no metric of this comparison: top1" in told["notes"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"latencies_ms": ["x"]},
+        {"latencies_ms": [1, None]},
+        {"latencies_ms": [-1]},
+        {"latency_p95_ms": "fast"},
+    ],
+)
+def test_a_latency_that_is_no_number_is_refused(tmp_path, told):
+    io.write_json(tmp_path / "bench.json", {"checkpoint": "a", **told})
+    with pytest.raises(InputError, match="no number of milliseconds"):
+        latency("a", [tmp_path / "bench.json"])

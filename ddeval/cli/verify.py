@@ -11,6 +11,8 @@ from ddeval.cli import FINDINGS, console
 from ddeval.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ddeval.score.verify import Verification
 
 MOST = 20
@@ -215,6 +217,15 @@ def _chain(run: Path, metric: str, labels: str, subset: str, class_name: str | N
 
     facts = folder.read_run(run)
     path = run / f"labels-{labels}" / "metrics.parquet"
+    if not path.is_file():
+        there = sorted(
+            found.parent.name.removeprefix("labels-") for found in run.glob("labels-*/metrics.parquet")
+        )
+        raise InputError(
+            f"--labels {labels}", f"no numbers of {run} under it",
+            expected=f"one of {', '.join(there)}" if there else "a run with numbers",
+            todo=f"Make them with: ddeval score {run} --labels {labels}.",
+        )  # fmt: skip
     frame, made_from = io.read_parquet(path)
     of_class = frame["class_name"].isna() if class_name is None else frame["class_name"] == class_name
     held = frame[of_class & (frame["subset"] == subset)]
@@ -223,12 +234,17 @@ def _chain(run: Path, metric: str, labels: str, subset: str, class_name: str | N
         raise InputError(
             str(path),
             f"no {metric} (subset {subset}{f', class {class_name}' if class_name else ''})",
-            expected=_nearest(metric, held["metric"].tolist()),
+            expected=_elsewhere(frame, metric, class_name) or _nearest(metric, held["metric"].tolist()),
             todo="Names are those of `ddeval score --json`.",
         )
     number = rows.iloc[0].to_dict()
     checkpoint, manifest = facts["checkpoint"], manifest_path(run, facts)
     predictions = run / folder.PREDICTIONS_FILE
+    if not predictions.is_file():
+        raise InputError(
+            str(run), f"no {predictions.name}", expected="a run of its own",
+            todo="Trace the run that was compared.",
+        )  # fmt: skip
     looks = [look for look in folder.read_looks(manifest) if look.get("splits") == facts["splits"]]
     overlay = facts.get("overlays", {}).get(labels, "the manifest's own")
     unit, split = facts["group_unit"], ", ".join(facts["splits"]) or "all"
@@ -254,6 +270,15 @@ def _chain(run: Path, metric: str, labels: str, subset: str, class_name: str | N
             "looks": f"{len(looks)} at {split} so far ({folder.ledger_path(manifest)})",
         },
     }
+
+
+def _elsewhere(frame: "pd.DataFrame", metric: str, class_name: str | None) -> str:
+    """Where a metric that is there in another subset or class stands; nothing where it is not."""
+    of = frame[frame["metric"] == metric]
+    classes = list(dict.fromkeys(of["class_name"].dropna()))
+    if classes and class_name not in classes:
+        return f"--class one of {', '.join(map(repr, classes))}"
+    return f"--subset one of {', '.join(dict.fromkeys(of['subset']))}" if len(of) else ""
 
 
 def _nearest(name: str, known: list[str]) -> str:

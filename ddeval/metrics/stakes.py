@@ -23,7 +23,7 @@ from ddeval.metrics.decisions import (
     net_benefit_curve_draws,
     sensitivity_at_specificity_draws,
 )
-from ddeval.metrics.resampling import exact_ends, group_weights, percentile_interval, stated_ends, weighed
+from ddeval.metrics.resampling import group_weights, percentile_interval, stated_ends, weighed
 
 Mask = npt.NDArray[np.bool_]
 
@@ -159,7 +159,7 @@ def harm_rows(values: pd.DataFrame, stakes: Stakes, groups: npt.NDArray[Any]) ->
                 n_groups = len(np.unique(groups[truth]))
                 value, *ends = (np.array([of[c]], float) for c in ("value", "ci_low", "ci_high"))
                 low, high = (np.where(np.isnan(end), value, end) for end in ends)
-                low, high = exact_ends(value, low, high, [n_groups])
+                low, high = stated_ends(value, low, high, share_of=[n_groups])
                 share, ci_low, ci_high = value.item(), low.item(), high.item()
                 per = [1000 * prevalence * x for x in (share, ci_low, ci_high)]
                 rows.append(

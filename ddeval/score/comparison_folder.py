@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ddeval import io
@@ -26,7 +27,7 @@ from ddeval.score.comparison import Joined
 from ddeval.score.deferral import read_rule, rule_for
 from ddeval.score.ensembles import ensemble_gains, parity, with_ensembles
 from ddeval.score.evaluate import N_GALLERY, image_roots, with_thumbnails, write_numbers
-from ddeval.score.gate import LATENCY, gate_answers, latency, read_gate
+from ddeval.score.gate import LATENCY, gate_answers, latency, may_exceed_one, read_gate
 from ddeval.score.numbers import OVERLAYS, TOLD_OF_RULE, Numbers, numbers
 from ddeval.score.stakes import conditions_for
 from ddeval.score.versions import audits_of, readers_table, readings_of, shared_overlays, versions_table
@@ -129,6 +130,10 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
         note(line)
     held_back = {name: joined.held_back(name, read_rule(path)) for name, path in rules.items()}
     found = comparison.compared(joined, baseline=baseline, stakes=stakes, held_back=held_back, **draws)
+    unknown = set() if reported is None else set(reported["metric"]) - set(found.values["metric"])
+    if unknown:
+        said.append(f"typed-in numbers of no metric of this comparison: {', '.join(sorted(unknown))}")
+        note(said[-1])
     others = [name for name in joined.runs if name != baseline]
     tables = {name: getattr(found, name) for name in ("values", "differences", "mcnemar", "best")}
     flipped = [comparison.flip_table(joined, run, baseline) for run in others]
@@ -340,14 +345,20 @@ def read_reported(path: Path) -> pd.DataFrame:
             todo="Write one row a checkpoint and metric.",
         )
     values = pd.to_numeric(frame["value"], errors="coerce")
-    if values.isna().any():
-        row = int(values.isna().to_numpy().argmax())
-        raise InputError(
-            f"{path} line {io.line_of_row(path, row)}",
-            f"value {frame['value'].iloc[row]!r}",
-            expected="a number, a share between 0 and 1",
-            todo="Correct the cell.",
-        )
+    exceeds = ~frame["metric"].map(lambda name: may_exceed_one(str(name))).astype(bool) & (values.abs() > 1)
+    for wrong, found, expected in (
+        (frame["run"].isna() | frame["metric"].isna(), "no run or metric", "both"),
+        (~np.isfinite(values) | exceeds, "value {value!r}", "a number, a share between 0 and 1"),
+        (frame.duplicated(["run", "metric"]), "{metric} of {run!r} again", "one row a checkpoint and metric"),
+    ):
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise InputError(
+                f"{path} line {io.line_of_row(path, row)}",
+                found.format(**frame.iloc[row]),
+                expected=expected,
+                todo="Correct the row.",
+            )
     return frame.assign(value=values, notes=frame.get("notes"))[list(REPORTED)]
 
 

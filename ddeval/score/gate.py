@@ -24,6 +24,7 @@ from ddeval import io
 from ddeval.config import Section, parse_config, read_yaml
 from ddeval.data.attributes import carried, possible_groups, recorded
 from ddeval.errors import InputError
+from ddeval.metrics.arrays import Floats
 from ddeval.metrics.calibration import ece_interval
 from ddeval.metrics.gate import Answer, Kind, judged, overall
 from ddeval.metrics.paired import LOWER_IS_BETTER, SHARE_ENDS, Comparison
@@ -47,6 +48,11 @@ OF_SUBGROUPS = (
     *(name for name in sorted(AT_STAKE) if name.endswith(SHARE_ENDS)),
 )  # fmt: skip
 """Numbers of subgroups: of a group without a photograph that they are over they cannot be told."""
+
+
+def may_exceed_one(metric: str) -> bool:
+    """Whether a metric is more than a share, an area or a correlation, of which 70 % is 0.7."""
+    return metric.removeprefix("open_") in ABOVE_ONE or metric.endswith("_per_1000")
 
 
 class Criterion(Section):
@@ -93,8 +99,7 @@ class Criterion(Section):
     def _a_bound_can_be_missed(self) -> "Criterion":
         if self.kind in ("not_worse", "better") and self.bound < 0:
             raise ValueError("a margin that is not negative: 0.02 allows a loss of 2 points")
-        metric = (self.of or self.metric).removeprefix("open_")
-        if abs(self.bound) > 1 and metric not in ABOVE_ONE and not metric.endswith("_per_1000"):
+        if abs(self.bound) > 1 and not may_exceed_one(self.of or self.metric):
             raise ValueError("a bound between -1 and 1, as the number is: 70 % is 0.7")
         return self
 
@@ -341,12 +346,28 @@ def latency(run: str, bench: Sequence[Path]) -> Found:
             )
         if told["checkpoint"] != run:
             continue
-        times = np.asarray(told.get("latencies_ms", []), dtype=np.float64)
+        times = _times(path, told.get("latencies_ms", []))
         if times.size:
             value, low, high = quantile_interval(times, 0.95)
             return Found(value, low, high, times.size, times.size)
-        return Found(
-            float(told.get(LATENCY, np.nan)), np.nan, np.nan, int(told.get("n", 0)), int(told.get("n", 0)),
-            "no interval: the bench holds no single times",
-        )  # fmt: skip
+        alone = _times(path, [told[LATENCY]] if LATENCY in told else [])
+        n = told["n"] if isinstance(told.get("n"), int) else 0
+        value = float(alone[0]) if alone.size else np.nan
+        return Found(value, np.nan, np.nan, n, n, "no interval: the bench holds no single times")
     return Found(np.nan, np.nan, np.nan, 0, 0, f"no bench of {run}; pass one with --bench")
+
+
+def _times(path: Path, told: Any) -> Floats:
+    """Milliseconds, each a number that is not negative."""
+    try:
+        times = np.asarray(told, dtype=np.float64)
+    except (TypeError, ValueError):
+        times = np.array([np.nan])
+    if times.ndim != 1 or not (np.isfinite(times) & (times >= 0)).all():
+        raise InputError(
+            str(path),
+            "a latency that is no number of milliseconds",
+            expected="the JSON of ddeval bench",
+            todo="Make it with: ddeval bench CHECKPOINT --out FILE.",
+        )
+    return times
