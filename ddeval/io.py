@@ -66,6 +66,24 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         os.close(directory)
 
 
+def check_writable(path: Path, *, is_folder: bool = False) -> None:
+    """An InputError where a file (or folder) cannot be written, before the work that is to be kept in it."""
+    if in_bucket(path):
+        return
+    above = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if above == path and not is_folder and above.is_file():
+        above = path.absolute().parent
+    is_taken = not above.is_dir() or (above == path and not is_folder)
+    if is_taken or not os.access(above, os.W_OK):
+        found = "a folder" if above == path and above.is_dir() else f"{above}, a file"
+        raise InputError(
+            str(path),
+            found if is_taken else f"{above}, which may not be written to",
+            expected=f"a place for a {'folder' if is_folder else 'file'}",
+            todo="Pass another --out.",
+        )
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     write_atomic(path, lambda file: _write_all(file, content))
 

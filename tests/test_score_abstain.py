@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from ddeval.cli import app
+from ddeval.errors import InputError
+from ddeval.io import file_sha256
 from ddeval.metrics.arrays import softmax
 from ddeval.metrics.deferral import choose_threshold
 from ddeval.score.abstain import abstention, write_rule
-from ddeval.score.deferral import decisions
+from ddeval.score.deferral import decisions, read_rule
 
 CLASSES = ("eczema", "melanoma", "acne", "other")
 
@@ -77,6 +80,37 @@ def test_the_serving_code_of_the_docs_decides_every_vector_alike(scored, tmp_pat
     assert len(vectors["vectors"]) == 50
     for vector in vectors["vectors"]:
         assert decide(vector["logits"], told) == (vector["decision"] == "defer"), vector
+
+
+def test_two_rules_in_a_folder_keep_their_own_vectors(scored, tmp_path):
+    """One a checkpoint: the second must not take the first one's; each names the rule it is of."""
+    for name, risk in (("a", 0.25), ("b", 0.3)):
+        run("abstain", scored / "run", "--risk", risk, "--out", tmp_path / f"{name}.json", "--n-resamples", 5)
+    for name in ("a", "b"):
+        told = json.loads((tmp_path / f"{name}_vectors.json").read_text())
+        assert told["rule_sha256"] == file_sha256(tmp_path / f"{name}.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [({"threshold": None}, "threshold None"), ({"temperature": 0}, "temperature 0"),
+     ({"rule": "best"}, "rule 'best'"), ({"threshold": float("nan")}, "threshold nan"),
+     ({"checkpoint": {}}, "checkpoint {}")],
+)  # fmt: skip
+def test_a_rule_that_was_edited_into_none_is_refused(scored, tmp_path, change, found):
+    facts = abstention(scored / "run", risk=0.25, n_resamples=2).facts
+    (tmp_path / "rule.json").write_text(json.dumps(facts))
+    assert read_rule(tmp_path / "rule.json") == facts
+    (tmp_path / "rule.json").write_text(json.dumps(facts | change))
+    with pytest.raises(InputError, match=f"found {found}; expected a rule as ddeval abstain wrote it"):
+        read_rule(tmp_path / "rule.json")
+
+
+@pytest.mark.parametrize(("out", "found"), [("", "a folder"), ("answers.csv/r.json", "answers.csv, a file")])
+def test_a_place_no_rule_can_be_written_to_is_one_line_at_once(scored, out, found):
+    said = run("abstain", scored / "run", "--risk", 0.25, "--out", scored / out, code=3).stderr
+    assert found in said
+    assert len(said.splitlines()) == 1
 
 
 def test_the_serving_code_is_fifteen_lines_at_most():
@@ -214,8 +248,9 @@ def test_an_ensemble_is_the_mean_of_its_members_and_states_its_gain_and_cost(sco
 
 
 @pytest.mark.parametrize("text", ["answers+nobody", "answers"])
-def test_an_ensemble_of_runs_that_are_not_there_is_refused(scored, text):
-    found = run("compare", scored / "run", scored / "run", "--ensemble", text, "--n-resamples", 5, code=3)
+def test_an_ensemble_of_runs_that_are_not_there_is_refused(scored, tmp_path, text):
+    shutil.copytree(scored / "run", tmp_path / "b")
+    found = run("compare", scored / "run", tmp_path / "b", "--ensemble", text, "--n-resamples", 5, code=3)
     assert "--ensemble" in found.output
 
 

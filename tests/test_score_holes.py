@@ -223,7 +223,7 @@ def test_a_rule_that_cannot_be_shown_defers_everything_and_says_so(tmp_path, hol
         assert told["n_rows"] + told["n_rows_temperature"] == n
         assert (told["judged"]["coverage"], told["judged"]["risk"]) == (0.0, None)
         assert "the rule defers everything" in found.stderr
-        vectors = json.loads((tmp_path / "abstain_vectors.json").read_text())["vectors"]
+        vectors = json.loads((tmp_path / "rule_vectors.json").read_text())["vectors"]
         assert {vector["decision"] for vector in vectors} == {"defer"}
     assert not re.search(r"(?i)nan", run(*asked, code=1).output)
 

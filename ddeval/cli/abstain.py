@@ -14,7 +14,7 @@ def abstain(
     risk: Annotated[
         float, typer.Option(min=0.0001, max=0.9999, help="Most of the answers that may be wrong.")
     ],
-    out: Annotated[Path, typer.Option(help="JSON file of the rule; the test vectors go beside it.")],
+    out: Annotated[Path, typer.Option(help="JSON file of the rule; FILE_vectors.json goes beside it.")],
     rule: Annotated[
         Literal["max_probability", "margin", "entropy", "energy", "other_probability"],
         typer.Option(help="Score an image is deferred by."),
@@ -38,8 +38,10 @@ def abstain(
 
     Example: ddeval abstain runs/gen2a_medsiglip-test-1a2b --risk 0.05 --out abstain.json
     """
+    from ddeval.io import check_writable
     from ddeval.score.abstain import abstention, write_rule
 
+    check_writable(out)
     found = abstention(
         run, risk=risk, rule=rule, unit=unit, confidence_level=confidence, labels=labels, seed=seed,
         n_resamples=n_resamples,

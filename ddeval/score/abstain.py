@@ -33,7 +33,6 @@ from ddeval.score.numbers import Judged, calibration_rows, judged_rows
 from ddeval.score.predictions import Predictions
 
 Unit = Literal["image", "case"]
-VECTORS_FILE = "abstain_vectors.json"
 N_VECTORS = 50
 FIT_SHARE = 0.25
 """Share of the calibration patients that fit the temperature; one number needs few."""
@@ -159,7 +158,7 @@ def vectors_of(facts: dict[str, Any], logits: npt.NDArray[np.float64]) -> list[d
 
 
 def write_rule(rule: Rule, out: Path) -> Path:
-    """The rule's file and `abstain_vectors.json` beside it; the latter's path. Refuses an artefact folder."""
+    """The rule's file and beside it `<its name>_vectors.json`, whose path; refuses an artefact folder."""
     folder = out.resolve().parent
     for place in (folder, *folder.parents):
         if (place / "config.json").is_file() and (
@@ -171,9 +170,10 @@ def write_rule(rule: Rule, out: Path) -> Path:
                 expected="a place outside: no evaluation writes into an artefact",
                 todo="Pass another --out, and deploy the file beside the artefact.",
             )
+    vectors = out.with_name(f"{out.stem}_vectors.json")  # of several rules in a folder each keeps its own
     io.write_json(out, rule.facts)
-    io.write_json(folder / VECTORS_FILE, {"rule_sha256": io.file_sha256(out), "vectors": rule.vectors})
-    return folder / VECTORS_FILE
+    io.write_json(vectors, {"rule_sha256": io.file_sha256(out), "vectors": rule.vectors})
+    return vectors
 
 
 def _calibration(found: Judged, run: Path) -> tuple[Predictions, Labels]:

@@ -9,7 +9,6 @@
 What the numbers mean is written in `ddeval.metrics`; `ddeval.score.verify` makes all of it again.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -258,14 +257,7 @@ def page_of(out: Path) -> Path:
 
 def check_place(out: Path) -> None:
     """Refuse to write a comparison where nothing can be written, or over files of something else."""
-    above = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not io.in_bucket(out) and not (above.is_dir() and os.access(above, os.W_OK)):
-        raise InputError(
-            str(out),
-            f"{above}, {'which may not be written to' if above.is_dir() else 'a file'}",
-            expected="a folder to write the page and its tables into",
-            todo="Pass another --out.",
-        )
+    io.check_writable(out, is_folder=True)
     if out.is_dir() and any(out.iterdir()) and not (out / COMPARISON_FILE).is_file():
         raise InputError(
             str(out),

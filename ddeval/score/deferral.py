@@ -3,7 +3,8 @@
 `ddeval.score.abstain` chooses a rule; the serving code of docs/deploy.md decides as `decisions` does.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,25 @@ from ddeval.metrics.readings import case_codes
 from ddeval.score.predictions import Predictions
 
 FORMAT = "ddeval-abstain/1"
+RULES = ("max_probability", "margin", "entropy", "energy", "other_probability")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+NEEDED: dict[str, Callable[[Any], bool]] = {
+    "rule": lambda value: value in RULES,
+    "temperature": lambda value: _is_number(value) and value > 0,
+    "threshold": _is_number,
+    "risk": _is_number,
+    "confidence_level": _is_number,
+    "unit": lambda value: value in ("image", "case"),
+    "class_names": lambda value: isinstance(value, list),
+    "other_class": lambda value: value is None or isinstance(value, str),
+    "checkpoint": lambda value: isinstance(value, dict) and "sha256" in value,
+}
+"""What a rule is applied by, and whether a value of it can be meant."""
 
 
 def read_rule(path: Path) -> dict[str, Any]:
@@ -31,6 +51,14 @@ def read_rule(path: Path) -> dict[str, Any]:
             expected=f"a file of ddeval abstain ({FORMAT})",
             todo="Make it with: ddeval abstain RUN --risk 0.05 --out FILE.",
         )
+    for name, is_right in NEEDED.items():
+        if name not in facts or not is_right(facts[name]):
+            raise InputError(
+                str(path),
+                f"{name} {facts[name]!r}" if name in facts else f"no {name}",
+                expected="a rule as ddeval abstain wrote it",
+                todo="Make it again with: ddeval abstain RUN --risk 0.05 --out FILE.",
+            )
     return facts
 
 
