@@ -124,13 +124,10 @@ def planted_accuracy(run: Path, manifest: Path) -> tuple[float, int]:
 
     said = read_predictions(run / "predictions.parquet")
     said = said.rows(said.frame["split"].eq("test").to_numpy())
-    names = list(said.class_names)
     verdict = said.frame["case_id"].map(true_verdicts(manifest))
-    codes = pd.Index(names).get_indexer(pd.Index(verdict))
+    codes = pd.Index(said.class_names).get_indexer(pd.Index(verdict))
     has_verdict = codes >= 0
-    _, labels, probs = closed_set(
-        codes[has_verdict], said.pred_probs()[has_verdict], names.index(str(said.other_class))
-    )
+    _, labels, probs = closed_set(codes[has_verdict], said.pred_probs()[has_verdict], said.other)
     return float((probs.argmax(axis=1) == labels).mean()), len(labels)
 
 

@@ -18,7 +18,7 @@ from scipy import stats
 from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, check_labels_and_probs
 from ddeval.metrics.discrimination import label_ranks
 from ddeval.metrics.measures import COUNTED_OVER, OF_OTHER, SHARES, measure_of, rows_counted
-from ddeval.metrics.readings import Reading, case_codes, case_rows, checked_names, joined_groups, readings_of
+from ddeval.metrics.readings import Reading, case_codes, checked_names, joined_groups, run_readings
 from ddeval.metrics.resampling import (
     CONFIDENCE_LEVEL,
     N_RESAMPLES,
@@ -135,7 +135,10 @@ def compare(
     case_of = None if case_ids is None else case_codes(case_ids)
     if case_of is not None:
         group_of, n_groups = joined_groups(group_of, case_of)
-    readings = {run: _readings(labels, probs, names, other_class, case_of) for run, probs in checked.items()}
+    readings = {
+        run: run_readings(labels, probs, names, other_class, case_of=case_of)[0]
+        for run, probs in checked.items()
+    }
     replicates, values = _replicates(
         readings, more or {}, group_of, n_groups, rng=rng, n_resamples=n_resamples
     )
@@ -182,21 +185,6 @@ def flips(labels: Labels, probs_a: Probs, probs_b: Probs) -> npt.NDArray[np.int6
 
 Replicates = dict[str, dict[Key, Floats]]
 """Run -> key -> value in each resample, (B,)."""
-
-
-def _readings(
-    labels: Labels,
-    probs: Probs,
-    names: tuple[str, ...],
-    other_class: str | None,
-    case_of: npt.NDArray[np.intp] | None,
-) -> list[Reading]:
-    other = None if other_class is None else names.index(other_class)
-    readings = readings_of(Reading("all", "", labels, probs, np.arange(len(labels)), names, other))
-    if case_of is not None and case_of.max() + 1 < len(labels):
-        image_of, case_labels, case_probs, _ = case_rows(labels, probs, case_of)
-        readings += readings_of(Reading("cases", "", case_labels, case_probs, image_of, names, other))
-    return readings
 
 
 def _replicates(
@@ -394,7 +382,7 @@ def _mcnemar(
     run, base = pair
     right = []
     for name in pair:
-        closed = _readings(labels, probs_by_run[name], names, other_class, None)[0]
+        closed = run_readings(labels, probs_by_run[name], names, other_class)[0][0]
         right.append(label_ranks(closed.labels, closed.pred_probs) == 0)
     a, b = right
     n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())

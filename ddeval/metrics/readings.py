@@ -32,12 +32,18 @@ class Reading(NamedTuple):
     """Place of `other` among the classes; None in a closed set."""
 
 
-def closed_set(labels: Labels, pred_probs: Probs, other: int) -> tuple[npt.NDArray[np.intp], Labels, Probs]:
+def closed_set(
+    labels: Labels, pred_probs: Probs, other: int | None
+) -> tuple[npt.NDArray[np.intp], Labels, Probs]:
     """Rows labelled with a target, their labels among the targets, and probabilities over the targets.
+
+    Without an `other` these are all rows as they stand.
 
     A row that puts all its probability on `other` says nothing about the targets: each gets an equal
     share, a tie, which counts against the model.
     """
+    if other is None:
+        return np.arange(len(labels)), labels, pred_probs
     rows = np.flatnonzero(labels != other)
     over_targets = np.delete(pred_probs[rows], other, axis=1)
     mass = over_targets.sum(axis=1, keepdims=True)

@@ -167,9 +167,7 @@ def _hits(found: Judged, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[n
     """Rows of a target class, and whether top-1 and top-3 hold their label in the closed set, (n, 2)."""
     predictions = found.predictions
     probs = replace(predictions, logits=logits).pred_probs()
-    at, labels = np.arange(len(found.labels)), found.labels
-    if predictions.other_class is not None:
-        at, labels, probs = closed_set(labels, probs, predictions.class_names.index(predictions.other_class))
+    at, labels, probs = closed_set(found.labels, probs, predictions.other)
     ranks = label_ranks(labels, probs)
     return at, np.column_stack([ranks < k for k in (1, 3)]).astype(np.float64)
 

@@ -83,9 +83,7 @@ def abstention(
     """
     found = judged_rows(run, labels)
     predictions, codes = _calibration(found, run)
-    other = (
-        None if predictions.other_class is None else predictions.class_names.index(predictions.other_class)
-    )
+    other = predictions.other
     known = list(score_rules(np.zeros((1, len(predictions.class_names))), other_class=other))
     if rule not in known:
         raise InputError(

@@ -116,7 +116,7 @@ def subgroup_tables(
     images; the case mix is that of their classes, for malignant images that of their diagnoses.
     """
     of = _attributes(answers)
-    rows, labels, probs = _targets(answers)
+    rows, labels, probs = closed_set(answers.labels, answers.pred_probs, answers.other)
     values = _values(answers, rows, labels, probs, is_deferred)
     tables = [
         subgroups(
@@ -172,7 +172,7 @@ def subgroup_calibration(answers: Answers, *, seed: int) -> pd.DataFrame:
     Columns `attribute, group, n_images, n_groups, ece, floor_low, floor_high, p_value, note`.
     """
     of = _attributes(answers)
-    rows, labels, probs = _targets(answers)
+    rows, labels, probs = closed_set(answers.labels, answers.pred_probs, answers.other)
     patients = answers.groups[rows]
     found = []
     for name, all_cells in of.items():
@@ -204,12 +204,6 @@ def subgroup_calibration(answers: Answers, *, seed: int) -> pd.DataFrame:
 def _attributes(answers: Answers) -> dict[str, npt.NDArray[np.object_]]:
     found = attributes(answers.rows)
     return {str(name): found[name].to_numpy(dtype=object) for name in found}
-
-
-def _targets(answers: Answers) -> tuple[npt.NDArray[np.intp], Labels, Probs]:
-    if answers.other is None:
-        return np.arange(len(answers.labels)), answers.labels, answers.pred_probs
-    return closed_set(answers.labels, answers.pred_probs, answers.other)
 
 
 def _values(

@@ -179,10 +179,8 @@ def _calibration_errors(joined: Joined) -> pd.DataFrame:
     """The ECE of each run over the targets, without an interval (docs/decisions/0002-ece-band.md)."""
     rows = []
     for run, probs in joined.pred_probs.items():
-        at, labels = np.arange(len(joined.labels)), joined.labels
-        if joined.other_class is not None:
-            at, labels, probs = closed_set(labels, probs, joined.class_names.index(joined.other_class))
-        row = {"run": run, "metric": "ece", "subset": "all", "value": ece(labels, probs)}
+        at, labels, closed = closed_set(joined.labels, probs, joined.other)
+        row = {"run": run, "metric": "ece", "subset": "all", "value": ece(labels, closed)}
         row |= {"ci_low": np.nan, "ci_high": np.nan, "n_images": len(at)}
         rows.append(row | {"n_groups": len(np.unique(joined.groups[at])), "n_undefined": 0})
     return pd.DataFrame(rows)

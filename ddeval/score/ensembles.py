@@ -132,7 +132,5 @@ def parity(joined: Joined, baseline: str, rule: Mapping[str, Any] | None = None)
 
 
 def _hits(joined: Joined, run: str, k: int) -> tuple[Any, Floats]:
-    rows, labels, probs = np.arange(len(joined.labels)), joined.labels, joined.pred_probs[run]
-    if joined.other_class is not None:
-        rows, labels, probs = closed_set(labels, probs, joined.class_names.index(joined.other_class))
+    rows, labels, probs = closed_set(joined.labels, joined.pred_probs[run], joined.other)
     return rows, (label_ranks(labels, probs) < k).astype(np.float64)

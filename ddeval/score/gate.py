@@ -262,9 +262,7 @@ def _told(value: float, row: pd.Series, n_images: int, n_groups: int, note: str 
 
 def _ece(joined: Joined, run: str, *, seed: int, n_resamples: int) -> Found:
     """The ECE with the cautious interval of `ddeval.metrics.calibration.ece_interval`."""
-    rows, labels, probs = np.arange(len(joined.labels)), joined.labels, joined.pred_probs[run]
-    if joined.other_class is not None:
-        rows, labels, probs = closed_set(labels, probs, joined.class_names.index(joined.other_class))
+    rows, labels, probs = closed_set(joined.labels, joined.pred_probs[run], joined.other)
     rng = np.random.default_rng([seed, 6])
     found = ece_interval(labels, probs, groups=joined.groups[rows], rng=rng, n_resamples=n_resamples)
     return Found(found.value, found.ci_low, found.ci_high, found.n_images, found.n_groups)

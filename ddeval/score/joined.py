@@ -44,6 +44,11 @@ class Joined:
     notes: tuple[str, ...]
 
     @property
+    def other(self) -> int | None:
+        """Place of `other_class` among the classes."""
+        return None if self.other_class is None else self.class_names.index(self.other_class)
+
+    @property
     def image_ids(self) -> npt.NDArray[np.object_]:
         return self.rows["image_id"].to_numpy(dtype=object)
 

@@ -295,12 +295,8 @@ def label_codes(
 
 def confident_errors(judged: Predictions, labels: npt.NDArray[np.int64]) -> pd.DataFrame:
     """Wrong answers of the closed set, surest first: `image_id`, `label`, `predicted`, `confidence`."""
-    names, probs = np.array(judged.class_names, dtype=object), judged.pred_probs()
-    rows = np.arange(len(labels))
-    if judged.other_class is not None:
-        other = judged.class_names.index(judged.other_class)
-        rows, labels, probs = closed_set(labels, probs, other)
-        names = np.delete(names, other)
+    names = np.array([name for name in judged.class_names if name != judged.other_class], dtype=object)
+    rows, labels, probs = closed_set(labels, judged.pred_probs(), judged.other)
     predicted = top_class(labels, probs)
     wrong = np.flatnonzero(predicted != labels)
     frame = pd.DataFrame(

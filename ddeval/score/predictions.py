@@ -6,7 +6,7 @@ our own Parquet form; `ddeval.score.foreign` reads everybody else's.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,11 @@ class Predictions:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """How they were made: dtype, batch size, preprocessing, source file."""
 
+    @property
+    def other(self) -> int | None:
+        """Column of `other_class`."""
+        return None if self.other_class is None else self.class_names.index(self.other_class)
+
     def pred_probs(self) -> Probs:
         """Probabilities (N, K) in float64; rows sum to 1.
 
@@ -59,15 +64,11 @@ class Predictions:
 
     def rows(self, where: npt.NDArray[np.bool_]) -> "Predictions":
         """The predictions of the rows where `where` (N,) is true, in the same order."""
-        return Predictions(
-            self.frame[where].reset_index(drop=True),
-            self.logits[where],
-            self.class_names,
-            self.link,
-            self.other_class,
-            None if self.probs is None else self.probs[where],
-            self.fingerprint,
-            self.settings,
+        return replace(
+            self,
+            frame=self.frame[where].reset_index(drop=True),
+            logits=self.logits[where],
+            probs=None if self.probs is None else self.probs[where],
         )
 
 

@@ -60,9 +60,9 @@ def closed_set_logits(predictions: Predictions, labels: Labels) -> ClosedSet:
     has_logits = predictions.probs is None and predictions.link == "softmax"
     logits = predictions.logits.astype(np.float64) if has_logits else logits_of(predictions.pred_probs())
     groups = predictions.frame["group"].to_numpy()
-    if predictions.other_class is None:
+    other = predictions.other
+    if other is None:
         return ClosedSet(labels, logits, groups)
-    other = predictions.class_names.index(predictions.other_class)
     rows = labels != other
     kept = labels[rows]
     return ClosedSet(kept - (kept > other), np.delete(logits[rows], other, axis=1), groups[rows])

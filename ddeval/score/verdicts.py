@@ -175,10 +175,9 @@ def case_answers(predictions: Predictions, table: pd.DataFrame, *, is_open: bool
 
 
 def _read_as(probs: Floats, predictions: Predictions, *, is_open: bool) -> tuple[Floats, tuple[str, ...]]:
-    names = predictions.class_names
-    if is_open or predictions.other_class is None:
+    names, other = predictions.class_names, predictions.other
+    if is_open or other is None:
         return probs, names
-    other = names.index(predictions.other_class)
     nobody = np.full(len(probs), -1)  # a label is not needed to renormalise over the targets
     return closed_set(nobody, probs, other)[2], names[:other] + names[other + 1 :]
 

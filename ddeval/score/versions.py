@@ -99,12 +99,8 @@ def _without(plain: Joined, held: Joined, run: str, own: set[str]) -> tuple[Join
 
 def _right(held: Joined, run: str, labels: Labels, k: int) -> tuple[Probs, npt.NDArray[np.intp]]:
     """1 where the label is among the first k over the targets, and the rows: labelled with a target."""
-    probs = held.pred_probs[run]
-    if held.other_class is None:
-        rows = np.flatnonzero(labels >= 0)
-        return (label_ranks(labels[rows], probs[rows]) < k).astype(np.float64), rows
     there = np.flatnonzero(labels >= 0)
-    rows, own, over = closed_set(labels[there], probs[there], held.class_names.index(held.other_class))
+    rows, own, over = closed_set(labels[there], held.pred_probs[run][there], held.other)
     return (label_ranks(own, over) < k).astype(np.float64), there[rows]
 
 

@@ -276,10 +276,8 @@ def _accuracy(judged: Judged, split: str) -> float:
     rows = judged.predictions.frame["split"].isin([split]).to_numpy()
     if not rows.any():
         return float("nan")
-    labels, probs = judged.labels[rows], judged.predictions.pred_probs()[rows]
-    if judged.predictions.other_class is not None:
-        other = judged.predictions.class_names.index(judged.predictions.other_class)
-        _, labels, probs = closed_set(labels, probs, other)
+    predictions = judged.predictions
+    _, labels, probs = closed_set(judged.labels[rows], predictions.pred_probs()[rows], predictions.other)
     return float((top_class(labels, probs) == labels).mean()) if len(labels) else float("nan")
 
 

@@ -99,7 +99,7 @@ def lever(
     best = apply_overlay(manifest, overlay) if overlay else manifest
     vetted = _codes(best, frame, names, where=str(path))
     truth = _codes(apply_overlay(manifest, reference), frame, names, where=str(path)) if reference else given
-    other = names.index(said.other_class) if said.other_class else None
+    other = said.other
     train = np.flatnonzero(frame["split"].eq("train").to_numpy() & (given >= 0))
     judges = np.flatnonzero(frame["split"].eq(judged).to_numpy() & (truth >= 0) & (truth != other))
     _check_rows(run, facts, len(train), len(judges), judged)

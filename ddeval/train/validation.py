@@ -15,6 +15,7 @@ from ddeval.config import Config
 from ddeval.errors import InputError
 from ddeval.io import read_json
 from ddeval.metrics import balanced_accuracy, nll, top_k_accuracy
+from ddeval.metrics.arrays import softmax
 from ddeval.metrics.readings import closed_set
 from ddeval.models.artefact import METRICS, WEIGHTS
 from ddeval.models.weights import read_weights, state_dict_of
@@ -81,11 +82,8 @@ def closed_outputs(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Rows, labels and probabilities over the target classes of the validation images that can be read."""
     said = outputs(stepper, state, images, data.val_rows)
-    rows, labels, pred_probs = said.rows, data.labels[said.rows], softmax(said.logits)
-    if data.other_index is not None:
-        kept, labels, pred_probs = closed_set(labels, pred_probs, data.other_index)
-        rows = rows[kept]
-    return rows, labels, pred_probs
+    kept, labels, pred_probs = closed_set(data.labels[said.rows], softmax(said.logits), data.other_index)
+    return said.rows[kept], labels, pred_probs
 
 
 def card_of(
@@ -124,11 +122,3 @@ def stored_embeddings(stepper: Stepper, images: Images, n_images: int, tick: Cal
     stored = torch.zeros(n_images, said.embeddings.shape[1])
     stored[torch.from_numpy(said.rows)] = torch.from_numpy(said.embeddings)
     return stored
-
-
-def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Probabilities in float64 from logits (N, K)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    odds = np.exp(shifted)
-    probs: npt.NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
-    return probs
