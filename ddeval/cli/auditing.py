@@ -286,19 +286,9 @@ def _embeddings(run: Path, n_rows: int) -> "npt.NDArray[np.float32] | None":
     import numpy as np
 
     from ddeval.score.folder import EMBEDDINGS_FILE
+    from ddeval.score.predictions import read_embeddings
 
-    path = run / EMBEDDINGS_FILE
-    if not path.is_file():
-        return None
-    vectors: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
-    if len(vectors) != n_rows:
-        raise InputError(
-            str(path),
-            f"{len(vectors):,} rows",
-            expected=f"{n_rows:,}, a row a prediction",
-            todo="Score the run again.",
-        )
-    return vectors
+    return np.array(read_embeddings(run, n_rows)) if (run / EMBEDDINGS_FILE).is_file() else None
 
 
 def _out_of_fold(

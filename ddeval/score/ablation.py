@@ -32,8 +32,8 @@ from ddeval.metrics.resampling import (
     weighed,
 )
 from ddeval.models.record import Checkpoint
-from ddeval.score import folder
 from ddeval.score.numbers import Judged, judged_rows
+from ddeval.score.predictions import read_embeddings
 from ddeval.tables import ANSWER_PREFIX
 
 WHOLE = "all questions"
@@ -85,7 +85,9 @@ def ablate(
     found = judged_rows(run, labels, manifest=manifest)
     _check_checkpoint(found, checkpoint, run)
     rows = found.answers().rows
-    embeddings = torch.from_numpy(_embeddings(found, run))
+    ids = pd.Index(found.all_predictions.frame["image_id"])
+    judged = ids.get_indexer(pd.Index(found.predictions.frame["image_id"]))
+    embeddings = torch.from_numpy(np.asarray(read_embeddings(run, len(ids))[judged], dtype=np.float32))
     features = checkpoint.features(rows, where=str(found.manifest_path))
     assert features is not None  # checked: the checkpoint reads a questionnaire
     base = _logits(checkpoint, embeddings, features)
@@ -142,19 +144,6 @@ def _check_checkpoint(found: Judged, checkpoint: Checkpoint, run: Path) -> None:
             expected="a method classify(embeddings, features)",
             todo="Add it to the network that adapter.yaml names; it runs the head alone.",
         )
-
-
-def _embeddings(found: Judged, run: Path) -> npt.NDArray[np.float32]:
-    """Of the judged images, in their order."""
-    path = run / folder.EMBEDDINGS_FILE
-    if not path.is_file():
-        raise InputError(
-            str(run), f"no {path.name}", expected="the embeddings of its images", todo="Score it again."
-        )
-    held = np.load(path, mmap_mode="r", allow_pickle=False)
-    place = pd.Index(found.all_predictions.frame["image_id"])
-    wanted = place.get_indexer(pd.Index(found.predictions.frame["image_id"]))
-    return np.asarray(held[wanted], dtype=np.float32)
 
 
 @torch.inference_mode()

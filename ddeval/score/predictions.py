@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from ddeval import io, tables
 from ddeval.errors import InputError
 from ddeval.metrics.arrays import PROB_FLOOR, Probs, softmax
+from ddeval.score.folder import EMBEDDINGS_FILE
 
 Link = Literal["softmax", "sigmoid"]
 ID_COLUMNS = ("image_id", "case_id", "group", "split")
@@ -80,11 +81,10 @@ def floored_log(probs: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Parquet with a written schema; the same predictions give the same bytes."""
-    K = len(predictions.class_names)
     columns = {name: pa.array(_text(predictions.frame[name]), pa.string()) for name in ID_COLUMNS}
-    columns["logits"] = _list_column(predictions.logits, pa.float32(), K)
+    columns["logits"] = list_column(predictions.logits, pa.float32())
     if predictions.probs is not None:
-        columns["pred_probs"] = _list_column(predictions.probs, pa.float64(), K)
+        columns["pred_probs"] = list_column(predictions.probs, pa.float64())
     metadata = {
         "class_names": list(predictions.class_names),
         "link": predictions.link,
@@ -168,9 +168,31 @@ def check_finite(values: npt.NDArray[Any], image_ids: Any, *, where: str, what: 
         )
 
 
-def _list_column(values: npt.NDArray[Any], kind: pa.DataType, width: int) -> pa.Array:
+def list_column(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """A column of lists, one a row of `values` (N, K)."""
     flat = pa.array(np.ascontiguousarray(values).reshape(-1), kind)
-    return pa.FixedSizeListArray.from_arrays(flat, width)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def read_embeddings(run: Path, n_rows: int) -> npt.NDArray[np.float32]:
+    """Embeddings (N, E) of a run, a row a prediction, left on disk until they are read.
+
+    An InputError where the run has none or not `n_rows`.
+    """
+    path = run / EMBEDDINGS_FILE
+    if not path.is_file():
+        raise InputError(
+            str(run), f"no {path.name}", expected="the embeddings of its images", todo="Score it again."
+        )
+    vectors: npt.NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if len(vectors) != n_rows:
+        raise InputError(
+            str(path),
+            f"{len(vectors):,} rows",
+            expected=f"{n_rows:,}, a row a prediction",
+            todo="Score the run again.",
+        )
+    return vectors
 
 
 def _text(cells: pd.Series) -> list[str | None]:

@@ -7,6 +7,7 @@ every image exactly once, the same bytes.
 
 import hashlib
 import io as buffers
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -20,7 +21,7 @@ from ddeval import io
 from ddeval.errors import InputError
 from ddeval.score import folder
 from ddeval.score.plan import Plan
-from ddeval.score.predictions import Predictions, list_values, write_predictions
+from ddeval.score.predictions import Predictions, list_column, list_values, write_predictions
 
 PARTS = "parts"
 HASH_LENGTH = 16
@@ -45,8 +46,8 @@ def write_part(run: Path, plan: Plan, shard: int, part: Part) -> Path:
     table = pa.table(
         {
             "image_id": pa.array(ids, pa.string()),
-            "logits": _lists(part.logits),
-            "embedding": _lists(part.embeddings),
+            "logits": list_column(part.logits, pa.float32()),
+            "embedding": list_column(part.embeddings, pa.float32()),
             "code": pa.array(part.codes, pa.string()),
             "reason": pa.array(part.reasons, pa.string()),
         }
@@ -126,21 +127,17 @@ def merge(run: Path, plan: Plan, rows: pd.DataFrame, template: Predictions) -> N
             expected="images",
             todo="Pass the folder they lie in with --images.",
         )
-    names = template.class_names
-    logits = list_values(whole, "logits", width=len(names), where=str(run))[is_read]
+    logits = list_values(whole, "logits", width=len(template.class_names), where=str(run))[is_read]
     _write_embeddings(run / folder.EMBEDDINGS_FILE, [parts[s] for s in sorted(parts)], is_read)
     io.write_parquet(run / folder.QUARANTINE_FILE, _quarantine_table(quarantine))
     write_predictions(
         run / folder.PREDICTIONS_FILE,
-        Predictions(
-            rows[is_read].reset_index(drop=True),
-            logits,
-            names,
-            template.link,
-            template.other_class,
-            None,
-            plan.fingerprint,
-            template.settings,
+        replace(
+            template,
+            frame=rows[is_read].reset_index(drop=True),
+            logits=logits,
+            probs=None,
+            fingerprint=plan.fingerprint,
         ),
     )
 
@@ -174,11 +171,6 @@ def _write_embeddings(path: Path, parts: list[Path], is_read: npt.NDArray[np.boo
 def _quarantine_table(frame: pd.DataFrame) -> pa.Table:
     texts = {c: [None if pd.isna(v) else str(v) for v in frame[c]] for c in QUARANTINE_COLUMNS}
     return pa.table({name: pa.array(cells, pa.string()) for name, cells in texts.items()})
-
-
-def _lists(values: npt.NDArray[np.float32]) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def _digest(content: bytes) -> str:

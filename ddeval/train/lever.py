@@ -26,7 +26,7 @@ from ddeval.metrics.resampling import (
 )
 from ddeval.score import folder
 from ddeval.score.numbers import label_codes
-from ddeval.score.predictions import read_predictions
+from ddeval.score.predictions import read_embeddings, read_predictions
 from ddeval.score.rows import manifest_path, unchanged_manifest
 from ddeval.train.dataset import soften
 from ddeval.train.linear import SHARES, Head, Training, cleaner_labels, more_cases
@@ -104,7 +104,7 @@ def lever(
     judges = np.flatnonzero(frame["split"].eq(judged).to_numpy() & (truth >= 0) & (truth != other))
     _check_rows(run, facts, len(train), len(judges), judged)
 
-    features = _centred(_embeddings(run, frame), train)
+    features = _centred(read_embeddings(run, len(frame)), train)
     data = Training(
         features=features[train],
         case=pd.factorize(frame["case_id"].iloc[train])[0],
@@ -235,18 +235,6 @@ def _targets(
         soften(targets, rows, soft_labels(overlay), {name: i for i, name in enumerate(names)}, other)
         targets *= held[:, None]
     return targets.astype(np.float64)
-
-
-def _embeddings(run: Path, frame: pd.DataFrame) -> npt.NDArray[np.float32]:
-    path = run / folder.EMBEDDINGS_FILE
-    if not path.is_file():
-        raise InputError(
-            str(run), f"no {path.name}", expected="the embeddings of its images", todo="Score it again."
-        )
-    held = np.load(path, mmap_mode="r", allow_pickle=False)
-    if len(held) != len(frame):
-        raise InputError(str(path), f"{len(held):,} rows", expected=f"{len(frame):,}", todo="Score it again.")
-    return np.asarray(held, dtype=np.float32)
 
 
 def _centred(features: npt.NDArray[np.float32], train: npt.NDArray[np.intp]) -> Floats:
