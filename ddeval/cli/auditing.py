@@ -175,6 +175,7 @@ def _subject(
     import numpy as np
     import pandas as pd
 
+    from ddeval.score.joined import run_names
     from ddeval.score.numbers import judged_rows, label_codes
 
     read = [judged_rows(run, labels, manifest=data) for run in runs]
@@ -205,7 +206,7 @@ def _subject(
     rows, ids = rows[is_labelled].reset_index(drop=True), ids[is_labelled]
     rows["case_id"] = rows["case_id"].fillna(rows["image_id"]) if "case_id" in rows else rows["image_id"]
     members = {}
-    for name, run, one in zip(_names(runs), runs, read, strict=True):
+    for name, run, one in zip(run_names(runs), runs, read, strict=True):
         members[name] = _probs_of(one.all_predictions, ids, names, where=str(run))
     embedded, features = None, None
     if with_embeddings and (vectors := _embeddings(runs[0], len(first.all_predictions.frame))) is not None:
@@ -242,13 +243,6 @@ def _one_split(splits: "pd.Series", judged: Sequence[str], *, where: str) -> str
             todo="Say which with --split.",
         )
     return there[0] if there else "all"
-
-
-def _names(runs: Sequence[Path]) -> list[str]:
-    from ddeval.score.folder import read_run
-
-    names = [str(read_run(run)["checkpoint"]["name"]) for run in runs]
-    return names if len(set(names)) == len(names) else [run.name for run in runs]
 
 
 def _probs_of(

@@ -57,6 +57,16 @@ def read_overlay(path: Path) -> Overlay:
     return Overlay(frame, str(metadata["overlay_version"]), split, metadata, io.file_sha256(path))
 
 
+def frozen(folder: Path, split: str) -> dict[int, Path]:
+    """The frozen overlays of a split, `<split>-v<number>.parquet`, by number from the first to the last."""
+    found = {
+        int(match[1]): path
+        for path in folder.glob(f"{split}-v*.parquet")
+        if (match := re.fullmatch(rf"{split}-v(\d+)", path.stem))
+    }
+    return dict(sorted(found.items()))
+
+
 def find_overlay(version: str, *, split: str, folder: Path) -> Path:
     """Path of an overlay given by path, by name (`test-v2`) or by number (`v2`) in `folder`."""
     if Path(version).suffix == ".parquet":

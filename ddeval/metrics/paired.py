@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, check_labels_and_probs
+from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, check_labels_and_probs, weighted_means
 from ddeval.metrics.discrimination import label_ranks
 from ddeval.metrics.measures import COUNTED_OVER, OF_OTHER, SHARES, measure_of, rows_counted
 from ddeval.metrics.readings import Reading, case_codes, checked_names, joined_groups, run_readings
@@ -158,6 +158,33 @@ def compare(
         n_images=len(labels),
         n_groups=n_groups,
     )
+
+
+def mean_interval(
+    values: Floats,
+    rows: npt.NDArray[np.intp],
+    group_of: npt.NDArray[np.intp],
+    n_groups: int,
+    *,
+    is_share: bool,
+    seed: int,
+    n_resamples: int,
+) -> tuple[float, float, float]:
+    """Mean of the values of `rows` with its interval, over the draws of `compare` with this seed.
+
+    `is_share`: a mean of 0 or 1 has the exact bound of so many groups; else one that every resample repeats
+    has no interval.
+    """
+
+    def mean(weights: Weights) -> Floats:
+        return weighted_means(weights[:, rows], values)
+
+    drawn = group_weights(group_of, n_groups, rng=np.random.default_rng(seed), n_resamples=n_resamples)
+    low, high, _ = percentile_interval(np.concatenate(list(weighed(mean, drawn)))[:, None])
+    value = np.array([values.mean() if len(values) else np.nan])
+    share_of = [len(np.unique(group_of[rows]))] if is_share else None
+    low, high = stated_ends(value, low, high, share_of=share_of)
+    return float(value[0]), float(low[0]), float(high[0])
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:

@@ -78,6 +78,14 @@ def case_rows(
     return kept, labels[kept], softmax(means[~is_mixed]), int(is_mixed.sum())
 
 
+def case_means(logits: npt.NDArray[np.floating[Any]], case_of: npt.NDArray[np.intp]) -> Probs:
+    """Mean logits over the images of each case, (C, K) in float64; every case has an image."""
+    sums = np.zeros((int(case_of.max(initial=-1)) + 1, logits.shape[1]))
+    np.add.at(sums, case_of, logits.astype(np.float64))
+    means: Probs = sums / np.bincount(case_of)[:, None]
+    return means
+
+
 def case_codes(case_ids: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Number of each image's case; a ValueError where one is missing."""
     codes, _ = pd.factorize(np.asarray(case_ids))

@@ -24,7 +24,7 @@ from ddeval.metrics.deferral import (
     operating_point,
     score_rules,
 )
-from ddeval.metrics.readings import case_codes
+from ddeval.metrics.readings import case_codes, case_means
 from ddeval.metrics.resampling import N_RESAMPLES, bootstrap
 from ddeval.metrics.scaling import fit_temperature
 from ddeval.metrics.selective import augrc, score_rule_table
@@ -199,12 +199,9 @@ def _rows(predictions: Predictions, codes: Labels, unit: Unit) -> Rows:
     if unit == "image":
         return Rows(logits, codes, groups)
     case_of = case_codes(predictions.frame["case_id"].to_numpy(dtype=object))
-    n_images = np.bincount(case_of)
-    sums = np.zeros((len(n_images), logits.shape[1]))
-    np.add.at(sums, case_of, logits)
     first = np.unique(case_of, return_index=True)[1]
     is_mixed = np.bincount(case_of, weights=codes != codes[first][case_of]) > 0
-    means = sums / n_images[:, None]
+    means = case_means(logits, case_of)
     return Rows(means[~is_mixed], codes[first][~is_mixed], groups[first][~is_mixed])
 
 

@@ -16,7 +16,7 @@ from ddeval import io
 from ddeval.errors import InputError
 from ddeval.metrics.arrays import Floats
 from ddeval.metrics.deferral import score_rules
-from ddeval.metrics.readings import case_codes
+from ddeval.metrics.readings import case_codes, case_means
 from ddeval.score.predictions import Predictions
 
 FORMAT = "ddeval-abstain/1"
@@ -106,9 +106,7 @@ def deferred(predictions: Predictions, rule: Mapping[str, Any], *, where: str) -
     if rule["unit"] == "image":
         return decisions(logits, rule)[1]
     case_of = case_codes(predictions.frame["case_id"].to_numpy(dtype=object))
-    sums = np.zeros((case_of.max(initial=-1) + 1, len(names)))
-    np.add.at(sums, case_of, logits)
-    return decisions(sums / np.bincount(case_of)[:, None], rule)[1][case_of]
+    return decisions(case_means(logits, case_of), rule)[1][case_of]
 
 
 def decisions(logits: npt.NDArray[Any], facts: Mapping[str, Any]) -> tuple[Floats, npt.NDArray[np.bool_]]:

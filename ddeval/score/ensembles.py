@@ -8,20 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ddeval.errors import InputError
-from ddeval.metrics.arrays import Floats, Weights, weighted_means
+from ddeval.metrics.arrays import Floats
 from ddeval.metrics.discrimination import label_ranks
+from ddeval.metrics.paired import mean_interval
 from ddeval.metrics.readings import case_codes, closed_set, joined_groups
 from ddeval.metrics.resampling import (
     N_RESAMPLES,
     group_codes,
-    group_weights,
-    percentile_interval,
-    stated_ends,
-    weighed,
 )
 from ddeval.score.joined import Joined
 
@@ -81,18 +77,13 @@ def ensemble_gains(
             for metric, k in (("top_1_accuracy", 1), ("top_3_accuracy", 3)):
                 at, ours = _hits(joined, name, k)
                 gain = ours - _hits(joined, member, k)[1]
-
-                def mean_gain(weights: Weights, at: npt.NDArray[np.intp] = at, gain: Floats = gain) -> Floats:
-                    return weighted_means(weights[:, at], gain)
-
-                rng = np.random.default_rng(seed)  # the draws of `ddeval.metrics.paired.compare`
-                weights = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
-                low, high, _ = percentile_interval(np.concatenate(list(weighed(mean_gain, weights)))[:, None])
-                low, high = stated_ends(np.array([gain.mean()]), low, high)
+                value, low, high = mean_interval(
+                    gain, at, group_of, n_groups, is_share=False, seed=seed, n_resamples=n_resamples
+                )
                 rows.append(
                     {
-                        "run": name, "member": member, "metric": metric, "difference": float(gain.mean()),
-                        "ci_low": float(low[0]), "ci_high": float(high[0]), "n_members": len(members),
+                        "run": name, "member": member, "metric": metric, "difference": value,
+                        "ci_low": low, "ci_high": high, "n_members": len(members),
                         "n_images": len(at), "n_groups": len(np.unique(group_of[at])),
                     }
                 )  # fmt: skip

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ddeval.data.overlay import EXCLUDED, Overlay
+from ddeval.data.overlay import EXCLUDED, Overlay, frozen
 from ddeval.errors import InputError
 from ddeval.metrics.arrays import softmax
-from ddeval.metrics.readings import closed_set
+from ddeval.metrics.readings import case_means, closed_set
 from ddeval.metrics.truth import Sample
 from ddeval.score.predictions import Predictions
 from ddeval.tables import LOCKED
@@ -165,12 +165,10 @@ def image_answers(predictions: Predictions, table: pd.DataFrame, *, is_open: boo
 def case_answers(predictions: Predictions, table: pd.DataFrame, *, is_open: bool) -> Answers:
     """Agreement of the case's own answer: the mean logit over its images."""
     case_of = pd.Index(table.index).get_indexer(pd.Index(predictions.frame["case_id"]))
-    logits, kept = predictions.logits[case_of >= 0].astype(np.float64), case_of[case_of >= 0]
-    sums = np.zeros((len(table), logits.shape[1]))
-    np.add.at(sums, kept, logits)
-    n = np.bincount(kept, minlength=len(table))
-    there = np.flatnonzero(n)
-    probs, names = _read_as(softmax(sums[there] / n[there, None]), predictions, is_open=is_open)
+    is_held = case_of >= 0
+    there, own = np.unique(case_of[is_held], return_inverse=True)
+    means = case_means(predictions.logits[is_held], own)
+    probs, names = _read_as(softmax(means), predictions, is_open=is_open)
     return _answers(probs, there, names, table)
 
 
@@ -236,11 +234,7 @@ def overlay_path(labels: str | None, *, split: str, folder: Path) -> str:
     """The version asked for; the last one frozen for the split where none is."""
     if labels is not None:
         return labels
-    numbered = [p.stem for p in folder.glob(f"{split}-v*.parquet")]
-    known = sorted(
-        (stem for stem in numbered if stem.rpartition("v")[2].isdigit()),
-        key=lambda s: int(s.rpartition("v")[2]),
-    )
+    known = list(frozen(folder, split).values())
     if not known:
         raise InputError(
             str(folder),
@@ -248,4 +242,4 @@ def overlay_path(labels: str | None, *, split: str, folder: Path) -> str:
             expected="vetted labels to measure against",
             todo="Read a queue (`ddeval vet`), then `ddeval vet freeze`; or pass --labels FILE.",
         )
-    return known[-1]
+    return known[-1].stem

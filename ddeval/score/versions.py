@@ -14,16 +14,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from ddeval import io
-from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, weighted_means
+from ddeval.metrics.arrays import Labels, Probs
 from ddeval.metrics.discrimination import label_ranks
+from ddeval.metrics.paired import mean_interval
 from ddeval.metrics.readings import case_codes, closed_set, joined_groups
 from ddeval.metrics.resampling import (
     N_RESAMPLES,
     group_codes,
-    group_weights,
-    percentile_interval,
-    stated_ends,
-    weighed,
 )
 from ddeval.score.ensembles import with_ensembles
 from ddeval.score.joined import Joined, join
@@ -79,7 +76,9 @@ def versions_table(
             for metric, k in TOP.items():
                 right, rows_of = _right(held, run, held.labels, k)
                 group_of, n_groups = joined_groups(group_codes(held.groups)[0], case_codes(held.case_ids))
-                value, low, high = _mean_over(right, rows_of, group_of, n_groups, seed, n_resamples)
+                value, low, high = mean_interval(
+                    right, rows_of, group_of, n_groups, is_share=True, seed=seed, n_resamples=n_resamples
+                )
                 left = np.nan if mixed is None else _mean(_right(*mixed, k)[0])
                 rows.append((run, version, metric, value, low, high, len(right), left))
     return pd.DataFrame(rows, columns=VERSIONS)
@@ -102,26 +101,6 @@ def _right(held: Joined, run: str, labels: Labels, k: int) -> tuple[Probs, npt.N
     there = np.flatnonzero(labels >= 0)
     rows, own, over = closed_set(labels[there], held.pred_probs[run][there], held.other)
     return (label_ranks(own, over) < k).astype(np.float64), there[rows]
-
-
-def _mean_over(
-    values: Probs,
-    rows: npt.NDArray[np.intp],
-    group_of: npt.NDArray[np.intp],
-    n_groups: int,
-    seed: int,
-    n_resamples: int,
-) -> tuple[float, float, float]:
-    """Mean of the values of `rows` with its interval, over the draws of `ddeval.metrics.paired.compare`."""
-
-    def mean(weights: Weights) -> Floats:
-        return weighted_means(weights[:, rows], values)
-
-    drawn = group_weights(group_of, n_groups, rng=np.random.default_rng(seed), n_resamples=n_resamples)
-    low, high, _ = percentile_interval(np.concatenate(list(weighed(mean, drawn)))[:, None])
-    value = np.array([_mean(values)])
-    low, high = stated_ends(value, low, high, share_of=[len(np.unique(group_of[rows]))])
-    return float(value[0]), float(low[0]), float(high[0])
 
 
 def _mean(values: Probs) -> float:
@@ -183,7 +162,9 @@ def readers_table(
                 means = np.array([np.mean(credit[case]) for case in cases])
                 groups = np.array([group_of[case] for case in cases], dtype=object)
                 at = np.arange(len(cases))
-                value, low, high = _mean_over(means, at, *group_codes(groups), seed, n_resamples)
+                value, low, high = mean_interval(
+                    means, at, *group_codes(groups), is_share=True, seed=seed, n_resamples=n_resamples
+                )
             notes = "on cases chosen for vetting, read by two or more"
             rows.append((who, kinds[who], metric, value, low, high, len(cases), notes))
     return pd.DataFrame(rows, columns=READERS)

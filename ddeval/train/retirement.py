@@ -5,7 +5,6 @@ which the split's images are training images; both ledgers of looks get a line, 
 split from then on is told. Vetted labels of the split come along as labels of train.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import pandas as pd
 
 from ddeval import io
 from ddeval.data.manifest import manifest_sha256, read_manifest, write_manifest
-from ddeval.data.overlay import Overlay
+from ddeval.data.overlay import Overlay, frozen
 from ddeval.errors import InputError
 from ddeval.score.folder import record_retirement
 
@@ -67,7 +66,8 @@ def retire(
     is_retired = frame["split"].eq(split) if "split" in frame.columns else pd.Series(False, index=frame.index)
     _check(manifest, split, out, is_retired, reason=reason, by=by)
     merged = _merged(overlays, split, set(frame.loc[is_retired, "image_id"]))
-    path = _next(folder) if merged is not None else None
+    number = 1 + max(frozen(folder, TO), default=0)
+    path = folder / f"{TO}-v{number}.parquet" if merged is not None else None
     was = frame[COLUMN] if COLUMN in frame.columns else pd.Series(None, index=frame.index, dtype=object)
     new = frame.assign(
         split=frame["split"].mask(is_retired, TO), **{COLUMN: was.where(~is_retired, split).astype(object)}
@@ -158,9 +158,3 @@ def _merged(overlays: Sequence[Overlay], split: str, image_ids: set[str]) -> pd.
             )
     frame = pd.concat([overlay.frame for overlay in overlays], ignore_index=True).assign(split=TO)
     return frame.sort_values("image_id", ignore_index=True)
-
-
-def _next(folder: Path) -> Path:
-    """Where the next overlay of train goes."""
-    found = (re.fullmatch(rf"{TO}-v(\d+)", path.stem) for path in folder.glob(f"{TO}-v*.parquet"))
-    return folder / f"{TO}-v{1 + max((int(m[1]) for m in found if m), default=0)}.parquet"

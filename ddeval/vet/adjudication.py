@@ -17,7 +17,7 @@ from ddeval.vet import schema
 from ddeval.vet.batches import Batch
 from ddeval.vet.consensus import Answer
 from ddeval.vet.outcomes import case_outcomes, open_cases
-from ddeval.vet.reading import Refused, answer_json, answers, check_open
+from ddeval.vet.reading import Refused, answer_json, check_open, first_readings, is_adjudicated
 from ddeval.vet.store import Store, now_utc
 
 
@@ -117,14 +117,7 @@ def record_adjudication(
             raise Refused("not_shown", "This case is not on your screen any more. Nothing was saved.")
         check_open(connection, batch)
         connection.execute(sa.delete(schema.screens).where(schema.screens.c.nonce == nonce))
-        settled = connection.execute(
-            sa.text(
-                "SELECT seq FROM current_readings "
-                "WHERE batch = :batch AND case_id = :case AND kind = 'adjudication'"
-            ),
-            {"batch": batch.name, "case": screen.case_id},
-        ).first()
-        if settled is None:
+        if not is_adjudicated(connection, batch.name, screen.case_id):
             return store.append(
                 connection,
                 actor=adjudicator,
@@ -157,6 +150,5 @@ def _readings_heard(store: Store, batch: Batch, case_id: str) -> list[int]:
 
 
 def _heard(store: Store, batch: Batch, case_id: str) -> list[Any]:
-    given = answers(store, batch.name)
-    mine = given[(given["case_id"] == case_id) & (given["kind"] == "reading") & (given["reading_no"] == 1)]
-    return list(mine.itertuples())
+    given = first_readings(store, batch.name)
+    return list(given[given["case_id"] == case_id].itertuples())

@@ -4,7 +4,6 @@ One function expands a case to its photographs. What it does is written into the
 policy, with the hash of the last event of the store, so that the overlay can be traced and rebuilt.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ import pandas as pd
 
 from ddeval import io, tables
 from ddeval.data.manifest import with_cases
+from ddeval.data.overlay import frozen
 from ddeval.errors import InputError
 from ddeval.vet.batches import read_batch
 from ddeval.vet.consensus import Answer
 from ddeval.vet.outcomes import CaseOutcome, case_outcomes, check_labels
 from ddeval.vet.pairs import decisions
-from ddeval.vet.reading import answers
+from ddeval.vet.reading import first_readings
 from ddeval.vet.store import Store
 
 POLICY = (
@@ -100,7 +100,9 @@ def freeze(
     frame["image_sha256"] = frame["image_id"].map(dict(image_sha256 or {})).astype(object)
     content = io.value_sha256(frame.where(frame.notna(), None).to_dict("records"))
 
-    last, number = _last(folder, split)
+    versions = frozen(folder, split)
+    number = max(versions, default=0)
+    last = versions.get(number)
     if last is not None and io.read_parquet(last)[1].get("content_sha256") == content:
         return last
     version = f"v{number + 1}"
@@ -188,8 +190,7 @@ def _images(
 
 def _first_readings(store: Store, batch: str, class_of: Mapping[str, str]) -> pd.DataFrame:
     """`case_id, reader, answers` of the blind first readings of a batch."""
-    given = answers(store, batch)
-    first = given[(given["kind"] == "reading") & (given["reading_no"] == 1)]
+    first = first_readings(store, batch)
     said = [_classes(answer, class_of) for answer in first["answer"]]
     return pd.DataFrame({"case_id": first["case_id"], "reader": first["actor"], "answers": said})
 
@@ -206,8 +207,7 @@ def _classes(answer: Answer, class_of: Mapping[str, str]) -> list[str]:
 def _poor_photographs(store: Store, batch: str) -> dict[str, float]:
     """How many first readings marked each photograph as poor."""
     counts: dict[str, float] = {}
-    given = answers(store, batch)
-    for details in given.loc[(given["kind"] == "reading") & (given["reading_no"] == 1), "details"]:
+    for details in first_readings(store, batch)["details"]:
         for image_id in details.get("poor_photographs", ()):
             counts[image_id] = counts.get(image_id, 0.0) + 1
     return counts
@@ -241,12 +241,3 @@ def _duplicates(
                 for image_id in own
             ]
     return rows
-
-
-def _last(folder: Path, split: str) -> tuple[Path | None, int]:
-    numbers = {
-        int(match[1]): path
-        for path in folder.glob(f"{split}-v*.parquet")
-        if (match := re.fullmatch(rf"{split}-v(\d+)", path.stem))
-    }
-    return (numbers[max(numbers)], max(numbers)) if numbers else (None, 0)

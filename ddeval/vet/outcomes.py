@@ -12,7 +12,7 @@ import pandas as pd
 from ddeval.errors import InputError
 from ddeval.vet.batches import Batch, read_items
 from ddeval.vet.consensus import Answer, Consensus, consensus, put_first
-from ddeval.vet.reading import answers, reported_cases
+from ddeval.vet.reading import answers, first_readings, reported_cases
 from ddeval.vet.store import Store
 
 
@@ -110,8 +110,7 @@ def check_labels(store: Store, batch: Batch, *, class_of: Mapping[str, str]) -> 
 def batch_status(store: Store, batch: Batch, *, class_of: Mapping[str, str]) -> dict[str, Any]:
     """How far a batch is: counts of cases by state, and of blind first readings by reader."""
     outcomes = case_outcomes(store, batch, class_of=class_of)
-    given = answers(store, batch.name)
-    first = given[(given["kind"] == "reading") & (given["reading_no"] == 1)]
+    first = first_readings(store, batch.name)
     return {
         "batch": batch.name,
         "split": batch.split,

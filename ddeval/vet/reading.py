@@ -304,7 +304,7 @@ def undo(store: Store, batch: Batch, reader: str, *, reason: str) -> Screen:
         )
         if last is None:
             raise Refused("nothing_to_undo", "There is no answer of yours to take back.")
-        if _is_adjudicated(connection, batch.name, last["case_id"]):
+        if is_adjudicated(connection, batch.name, last["case_id"]):
             raise Refused("settled", "This case was adjudicated since; the answer stands.")
         if last["case_id"] in _reported(connection, batch.name):
             raise Refused("settled", "This case was taken out since; the answer stands.")
@@ -371,6 +371,12 @@ def answers(store: Store, batch: str, *, blind_only: bool = True) -> pd.DataFram
         ],
         columns=[*names, "answer", "details"],
     )
+
+
+def first_readings(store: Store, batch: str) -> pd.DataFrame:
+    """The blind first readings among `answers`: no adjudication and no hidden repeat."""
+    given = answers(store, batch)
+    return given[(given["kind"] == "reading") & (given["reading_no"] == 1)]
 
 
 def reported_cases(store: Store, batch: str) -> set[str]:
@@ -658,7 +664,8 @@ def _blind_level(connection: sa.Connection, case_id: str, reader: str) -> str:
     return "unblinded" if revealed else "blind"
 
 
-def _is_adjudicated(connection: sa.Connection, batch: str, case_id: str) -> bool:
+def is_adjudicated(connection: sa.Connection, batch: str, case_id: str) -> bool:
+    """Whether somebody has had the last word on a case."""
     row = connection.execute(
         sa.text(
             "SELECT seq FROM current_readings "

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from ddeval.vet import schema
 from ddeval.vet.batches import Batch, read_items
-from ddeval.vet.reading import Refused, answers
+from ddeval.vet.reading import Refused, first_readings
 from ddeval.vet.store import Store
 
 AFTER_CLOSE = "after_close"
@@ -30,8 +30,8 @@ def reveal(store: Store, batch: Batch, reader: str) -> pd.DataFrame:
     """
     if not may_reveal(batch):
         raise Refused("closed", "The labels of this batch are not shown.")
-    own = answers(store, batch.name)
-    own = own[(own["actor"] == reader) & (own["kind"] == "reading") & (own["reading_no"] == 1)]
+    own = first_readings(store, batch.name)
+    own = own[own["actor"] == reader]
     items = read_items(store, batch.name).drop_duplicates("case_id")
     shown = own[["case_id", "answer"]].merge(
         items[["case_id", "given_label", "predicted_label", "reason"]], on="case_id", validate="1:1"

@@ -1,7 +1,7 @@
 """The vetting store: one database of append-only events, each chained to the one before by its hash.
 
 SQLite (WAL, synchronous=FULL) beside the project by default, PostgreSQL by URL. An event is
-acknowledged only after its commit. What a reading means is `ddeval.vet.protocol`'s business.
+acknowledged only after its commit. What a reading means is `ddeval.vet.reading`'s business.
 """
 
 import fcntl
