@@ -112,11 +112,14 @@ def _run_cell(run: RunTables, name: str) -> Cell:
 def number_cell(number: Number | None, unit: Unit) -> Cell:
     """A value above its interval."""
     held = number or UNKNOWN
-    return Cell(
-        shown(held.value, unit, n=held.n_images),
-        sub=shown_interval(held.ci_low, held.ci_high, unit),
-        sort=sort_key(held.value),
-    )
+    return value_cell(held.value, unit, n=held.n_images, interval=(held.ci_low, held.ci_high))
+
+
+def value_cell(
+    value: Any, unit: Unit, *, n: int | None = None, interval: tuple[Any, Any] = (None, None)
+) -> Cell:
+    """A value, sorted by itself, above its interval where it has one; `n` stands where it is undefined."""
+    return Cell(shown(value, unit, n=n), sub=shown_interval(*interval, unit), sort=sort_key(value))
 
 
 def frame_table(
@@ -170,7 +173,7 @@ def _estimate_cells(run: RunTables, name: str, subset: str) -> list[Cell]:
     if name in BIASED_UP and (band := perfect_band(run, name, subset=subset)):
         interval = f"perfect: {band}"
     return [
-        Cell(shown(number.value, about.unit, n=number.n_images), sort=sort_key(number.value)),
+        value_cell(number.value, about.unit, n=number.n_images),
         Cell(interval),
         Cell(
             shown(number.n_images, "count"),
@@ -193,4 +196,4 @@ def _plain_cell(value: Any, name: str) -> Cell:
     unit: Unit = "count" if name.startswith("n_") else UNITS.get(name, "probability")
     if name in MEASURES:
         unit = MEASURES[name].unit
-    return Cell(shown(float(value), unit), sort=sort_key(float(value)))
+    return value_cell(float(value), unit)

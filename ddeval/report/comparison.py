@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ddeval.report import figures
-from ddeval.report.cells import number_cell, sort_key
+from ddeval.report.cells import number_cell, value_cell
 from ddeval.report.components import (
     Card,
     Cell,
@@ -353,11 +353,7 @@ def _reported_rows(reported: pd.DataFrame, numbers: Sequence[str]) -> list[list[
     rows = []
     for run, held in reported.groupby("run", sort=False):
         values = dict(zip(held["metric"], held["value"], strict=True))
-        of = {
-            m: Cell(shown(values[m], measure(m).unit), sort=sort_key(values[m]))
-            for m in numbers
-            if m in values
-        }
+        of = {m: value_cell(values[m], measure(m).unit) for m in numbers if m in values}
         blank = Cell("–")
         row = [Cell(str(run), sub="reported, not rescored"), *(of.get(m, blank) for m in ROUND_1[:2]), blank]
         notes = "; ".join(dict.fromkeys(str(n) for n in held["notes"] if n))
@@ -384,7 +380,7 @@ def _difference_table(rows: Sequence[Mapping[Hashable, Any]], metric: str) -> Ta
     cells = [
         [
             Cell(str(row["run"])),
-            Cell(shown(row["difference"], unit), sort=sort_key(row["difference"])),
+            value_cell(row["difference"], unit),
             Cell(shown_interval(row["ci_low"], row["ci_high"], unit)),
             Cell(shown(row.get("p_value"), "p_value"), sort=row.get("p_value")),
             Cell(shown(row.get("p_holm"), "p_value"), sort=row.get("p_holm")),

@@ -5,14 +5,13 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ddeval.report import figures
-from ddeval.report.cells import estimates_table, frame_table, perfect_band, sort_key
+from ddeval.report.cells import estimates_table, frame_table, perfect_band, value_cell
 from ddeval.report.components import Block, Cell, Column, Fact, Figure, Section, Table, Text, missing
 from ddeval.report.inputs import UNKNOWN, RunTables
 from ddeval.report.rounding import (
     is_undefined,
     rounded,
     shown,
-    shown_interval,
     shown_tick,
     shown_with_interval,
 )
@@ -120,22 +119,14 @@ def sets_table(sets: pd.DataFrame | None) -> Block:
     rows = []
     for row in sets.to_dict("records"):
         n = int(row["n_images"])
-        shares = [
-            Cell(shown(row[name], "percent", n=n), sort=sort_key(row[name]))
-            for name in ("share_single", "share_empty")
-        ]
         rows.append(
             [
                 Cell(str(row["run"]), sub=str(row["note"])),
                 Cell(str(row["method"]), sub=str(row["basis"])),
                 Cell(str(row["images"])),
-                Cell(
-                    shown(row["coverage"], "percent", n=n),
-                    sub=shown_interval(row["ci_low"], row["ci_high"], "percent"),
-                    sort=sort_key(row["coverage"]),
-                ),
-                Cell(shown(row["mean_size"], "length", n=n), sort=sort_key(row["mean_size"])),
-                *shares,
+                value_cell(row["coverage"], "percent", n=n, interval=(row["ci_low"], row["ci_high"])),
+                value_cell(row["mean_size"], "length", n=n),
+                *(value_cell(row[name], "percent", n=n) for name in ("share_single", "share_empty")),
                 Cell(shown(n, "count"), sort=n),
             ]
         )
@@ -172,10 +163,7 @@ def _reliability_table(before: pd.DataFrame, after: pd.DataFrame | None) -> Tabl
             bin_ = table.iloc[i]
             n = int(bin_["n"])
             row.append(Cell(shown(n, "count"), sort=n))
-            row += [
-                Cell(shown(bin_[c], "percent", n=n), sort=sort_key(bin_[c]))
-                for c in ("confidence", "accuracy")
-            ]
+            row += [value_cell(bin_[c], "percent", n=n) for c in ("confidence", "accuracy")]
         rows.append(row)
     return Table(
         "reliability-table", "The curve as a table", columns, rows, is_folded=True, is_sortable=False

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ddeval.report import figures
-from ddeval.report.cells import frame_table, sort_key
+from ddeval.report.cells import frame_table, sort_key, value_cell
 from ddeval.report.comparison import difference_unit
 from ddeval.report.components import (
     Block,
@@ -166,11 +166,7 @@ def _kept_table(kept: pd.DataFrame) -> Table:
         of = {row["metric"]: row for row in held.to_dict("records")}
         rule = "its own" if held["has_rule"].all() else "none: only “other” defers"
         cells = [
-            Cell(
-                shown(of[name]["value"], "percent"),
-                sub=shown_interval(of[name]["ci_low"], of[name]["ci_high"], "percent"),
-                sort=sort_key(of[name]["value"]),
-            )
+            value_cell(of[name]["value"], "percent", interval=(of[name]["ci_low"], of[name]["ci_high"]))
             for name in ("answered", "answered_wrong")
         ]
         rows.append([Cell(str(run)), Cell(rule), *cells])
@@ -213,10 +209,10 @@ def harm_figure(
             [
                 Cell(str(run), sub=str(group)),
                 *(_harm_cell(outcomes.get(name)) for name in _HARM),
-                Cell(
-                    shown(missed.get("per_1000"), "per_1000"),
-                    sub=shown_interval(missed.get("per_1000_low"), missed.get("per_1000_high"), "per_1000"),
-                    sort=missed.get("per_1000"),
+                value_cell(
+                    missed.get("per_1000"),
+                    "per_1000",
+                    interval=(missed.get("per_1000_low"), missed.get("per_1000_high")),
                 ),
                 Cell(shown(n_images, "count"), sub=patients, sort=n_images),
             ]

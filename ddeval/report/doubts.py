@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ddeval.report import figures
-from ddeval.report.cells import sort_key
+from ddeval.report.cells import sort_key, value_cell
 from ddeval.report.classes import HEAT_TICKS, MAX_HEAT_CLASSES, N_PAIRS, heat_level
 from ddeval.report.components import (
     Block,
@@ -59,8 +59,7 @@ def health_section(health: pd.DataFrame) -> Section:
             Cell(str(row["class_name"])),
             Cell(shown(row["n_images"], "count"), sort=float(row["n_images"])),
             *(
-                Cell(shown(row[name.removeprefix("mean_")], DOUBTS[name].unit, n=int(row["n_images"])),
-                     sort=sort_key(row[name.removeprefix("mean_")]))
+                value_cell(row[name.removeprefix("mean_")], DOUBTS[name].unit, n=int(row["n_images"]))
                 for name in measures
             ),
         ]

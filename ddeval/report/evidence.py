@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ddeval.report.cells import facts_table, frame_table, sort_key
+from ddeval.report.cells import facts_table, frame_table, value_cell
 from ddeval.report.components import (
     Block,
     Card,
@@ -79,7 +79,7 @@ def _errors_table(table: pd.DataFrame) -> Table:
         [
             Cell(str(row["image_id"])),
             Cell(f"{row['label']} → {row['predicted']}"),
-            Cell(shown(row["confidence"], "percent"), sort=sort_key(row["confidence"])),
+            value_cell(row["confidence"], "percent"),
         ]
         for row in table.to_dict("records")
     ]

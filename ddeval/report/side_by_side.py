@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ddeval.report import figures
-from ddeval.report.cells import frame_table, number_cell, runs_table, sort_key
+from ddeval.report.cells import frame_table, number_cell, runs_table, value_cell
 from ddeval.report.classes import MAX_HEAT_CLASSES, N_PAIRS, confusion_heat, falling
 from ddeval.report.components import (
     Block,
@@ -225,9 +225,7 @@ def _reliability_table(runs: Sequence[RunTables]) -> Table:
             n = int(bin_["n"])
             words = f"{rounded(bin_['low'], 'percent')} to {shown(bin_['high'], 'percent')}"
             row = [Cell(run.name), Cell(words, sort=float(bin_["low"])), Cell(shown(n, "count"), sort=n)]
-            for name in ("confidence", "accuracy"):
-                row.append(Cell(shown(bin_[name], "percent", n=n), sort=sort_key(bin_[name])))
-            rows.append(row)
+            rows.append(row + [value_cell(bin_[c], "percent", n=n) for c in ("confidence", "accuracy")])
     columns = [Column("Checkpoint", is_number=False), Column("Confidence"), Column("n")]
     columns += [Column("mean confidence"), Column("accuracy")]
     caption = "The curves as a table"

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ddeval.report import figures
-from ddeval.report.cells import sort_key
+from ddeval.report.cells import value_cell
 from ddeval.report.comparison import difference_unit
 from ddeval.report.components import (
     Block,
@@ -137,8 +137,7 @@ def _extreme_table(extremes: pd.DataFrame) -> Table:
                 Cell(about.title),
                 Cell("lowest value" if row["kind"] == "worst" else "largest gap to the rest"),
                 Cell(str(row["group"])),
-                Cell(shown(row["value"], unit), sub=shown_interval(row["ci_low"], row["ci_high"], unit),
-                     sort=sort_key(row["value"])),
+                value_cell(row["value"], unit, interval=(row["ci_low"], row["ci_high"])),
                 Cell(shown(row["n_candidates"], "count"), sort=row["n_candidates"]),
             ]
         )  # fmt: skip
@@ -165,12 +164,11 @@ def _gap_table(
                 Cell(f"{row['attribute']}: {row['group']}"),
                 Cell(str(row["run"])),
                 Cell(measure(row["metric"]).title),
-                Cell(shown(row["value"], unit), sub=shown_interval(row["ci_low"], row["ci_high"], unit),
-                     sort=sort_key(row["value"])),
+                value_cell(row["value"], unit, interval=(row["ci_low"], row["ci_high"])),
                 Cell(shown(row["n_images"], "count"), sub=counted(row["n_groups"], "patients"),
                      sort=row["n_images"]),
                 _gap_cell(row, "gap", "gap_low", "gap_high", gap_unit),
-                Cell(shown(row["p_holm"], "p_value"), sort=sort_key(row["p_holm"])),
+                value_cell(row["p_holm"], "p_value"),
                 _gap_cell(row, "standardised_gap", "standardised_low", "standardised_high", gap_unit),
             ]
         )  # fmt: skip
@@ -188,7 +186,7 @@ def _gap_table(
 def _gap_cell(row: Mapping[Hashable, Any], value: str, low: str, high: str, unit: Unit) -> Cell:
     if is_undefined(row[value]):
         return Cell("–")
-    return Cell(shown(row[value], unit), sub=shown_interval(row[low], row[high], unit), sort=row[value])
+    return value_cell(row[value], unit, interval=(row[low], row[high]))
 
 
 def _calibration_table(calibration: pd.DataFrame) -> Table:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from ddeval.report.cells import value_cell
 from ddeval.report.components import Block, Cell, Column, Section, Table, Text
-from ddeval.report.rounding import shown, shown_interval, shown_with_interval
+from ddeval.report.rounding import shown, shown_with_interval
 
 
 def vetted_section(
@@ -57,9 +58,8 @@ def _gain(rows: pd.DataFrame) -> str:
 
 def _accuracies(loop: pd.DataFrame, colours: Mapping[str, int]) -> Table:
     def cell(row: Mapping[Any, Any], kind: str) -> Cell:
-        value = row[f"{kind}_value"]
-        sub = shown_interval(row[f"{kind}_ci_low"], row[f"{kind}_ci_high"], "percent")
-        return Cell(shown(value, "percent"), sort=float(value), sub=sub)
+        ends = (row[f"{kind}_ci_low"], row[f"{kind}_ci_high"])
+        return value_cell(row[f"{kind}_value"], "percent", interval=ends)
 
     rows = [
         [
@@ -67,7 +67,7 @@ def _accuracies(loop: pd.DataFrame, colours: Mapping[str, int]) -> Table:
             Cell("vetted" if row["is_retrained"] else "as given"),
             cell(row, "as_given"),
             cell(row, "vetted"),
-            Cell(shown(row["planted_value"], "percent"), sort=float(row["planted_value"])),
+            value_cell(row["planted_value"], "percent"),
         ]
         for row in loop.to_dict("records")
     ]
