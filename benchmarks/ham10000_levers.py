@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ddeval.config import find_config, read_config
-from ddeval.score.comparison import compared, join
+from ddeval.score.comparison import compared
+from ddeval.score.joined import join
 
 ARMS = {
     "plain": {},

@@ -8,7 +8,7 @@ manifest is another file, `mapping.yaml` (`ddeval.data.mapping`).
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -158,6 +158,12 @@ def image_roots(given: Iterable[Path] | None, manifest: Path | None) -> list[Pat
     if asked.parent != own.parent:
         return []
     return [*project.image_roots, *([asked.parent] if asked != own else [])]
+
+
+def output_folder(name: Literal["runs", "reports"]) -> Path:
+    """Folder of runs or reports: the project's, else in the working directory."""
+    project = find_project()
+    return Path(name) if project is None else project.runs if name == "runs" else project.reports
 
 
 def conditions_path(given: Path | None = None) -> Path | None:

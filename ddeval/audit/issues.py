@@ -12,9 +12,7 @@ import pandas as pd
 
 from ddeval.audit.neighbours import Neighbours, neighbour_probs, neighbours, outlier_scores
 from ddeval.audit.ranking import both, own, pooled, recalibrated
-from ddeval.metrics.arrays import Labels, Probs, check_labels_and_probs, top_class
-
-Floats = npt.NDArray[np.float64]
+from ddeval.metrics.arrays import Floats, Labels, Probs, check_labels_and_probs, top_class
 
 
 def issues_table(

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from ddeval.metrics.arrays import Floats
+
 Features = npt.NDArray[np.float32]
 
 N_NEIGHBOURS = 20

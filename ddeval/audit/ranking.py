@@ -14,9 +14,7 @@ import numpy.typing as npt
 from scipy import optimize
 
 from ddeval.audit.neighbours import neighbour_probs, neighbours
-from ddeval.metrics.arrays import PROB_FLOOR, Labels, Probs, check_labels_and_probs, softmax
-
-Floats = npt.NDArray[np.float64]
+from ddeval.metrics.arrays import PROB_FLOOR, Floats, Labels, Probs, check_labels_and_probs, softmax
 
 N_FOLDS = 5
 CONTRADICTED = 5.0

@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddeval.audit.ranking import own, recalibrated
-from ddeval.metrics.arrays import Labels, Probs, check_labels_and_probs, top_class
-
-Floats = npt.NDArray[np.float64]
+from ddeval.metrics.arrays import Floats, Labels, Probs, check_labels_and_probs, top_class
 
 N_STRATA = 12
 CHANCE_FLOOR = 0.005

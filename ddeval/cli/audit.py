@@ -1,6 +1,5 @@
 """`ddeval audit`: doubtful labels, duplicates, leaks and the queue; `plan`: what it buys; `page`: as HTML."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,8 +8,9 @@ import typer.core
 
 from ddeval.cli import console
 from ddeval.cli.auditing import N_QUEUE, SIMILARITY
+from ddeval.cli.options import today
 from ddeval.errors import InputError
-from ddeval.project import find_project
+from ddeval.project import find_project, output_folder
 
 
 class RunsByDefault(typer.core.TyperGroup):
@@ -84,7 +84,7 @@ def runs(
         similarity=similarity, image_roots=roots, out=out, seed=seed, progress=console.progress,
         note=console.note,
     )  # fmt: skip
-    summary, page = audited.summary, draw(audited.folder, date=_today(), photos=photos)
+    summary, page = audited.summary, draw(audited.folder, date=today(), photos=photos)
     n_found = {
         "issues": summary["n_disagreeing"],
         "leaks": summary["duplicates"]["n_leak"],
@@ -96,10 +96,6 @@ def runs(
     else:
         _say(audited.folder, page, summary, audited.findings.issues.head(10))
     raise typer.Exit(1 if n_found else 0)
-
-
-def _today() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
 def _say(folder: Path, page: Path, summary: dict[str, Any], worst: Any) -> None:
@@ -167,7 +163,7 @@ def page(
     from ddeval.cli.vet import class_by_name, store_url
 
     readers = agreement(store_url(store), batch, class_of=class_by_name(conditions)) if batch else None
-    console.say(f"report   {draw(audit, date=_today(), photos=photos, out=out, readers=readers)}")
+    console.say(f"report   {draw(audit, date=today(), photos=photos, out=out, readers=readers)}")
 
 
 @app.command()
@@ -205,8 +201,7 @@ def plan(
 
 def _only_audit() -> Path:
     """The one audit folder among the runs; an InputError lists them where there are more or none."""
-    project = find_project()
-    runs = project.runs if project else Path("runs")
+    runs = output_folder("runs")
     there = sorted(path.parent for path in runs.glob("*/audit*/cases.parquet"))
     if len(there) == 1:
         return there[0]

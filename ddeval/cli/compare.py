@@ -1,14 +1,13 @@
 """`ddeval compare`: runs side by side, in pairs, against a baseline and a gate."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ddeval.cli import FINDINGS, console
-from ddeval.cli.options import Conditions, Prevalence, shares
-from ddeval.project import find_project
+from ddeval.cli.options import Conditions, Prevalence, shares, today
+from ddeval.project import output_folder
 
 
 def compare(
@@ -65,17 +64,16 @@ def compare(
         conditions=conditions, prevalence=shares(prevalence), seed=seed, n_resamples=n_resamples,
         audits=tuple(audit) if audit else None,
     )  # fmt: skip
-    today, project = datetime.now(UTC).strftime("%Y-%m-%d"), find_project()
+    date, reports = today(), output_folder("reports")
     page = None if out is None else comparison_folder.page_of(out)
     if page is not None:
         comparison_folder.check_place(page.with_suffix(""))
     made = comparison_folder.compared(asked, note=console.note)
     if page is None:
-        reports = project.reports if project else Path("reports")
         baseline = str(made.facts["baseline"]).strip("/").replace("/", "-")
-        page = reports / f"{today}-compare-{baseline}.html"
+        page = reports / f"{date}-compare-{baseline}.html"
     result = comparison_folder.write(made, page.with_suffix(""), note=console.note)
-    write_compare_report(page.with_suffix(""), page, date=today, photos=photos)
+    write_compare_report(page.with_suffix(""), page, date=date, photos=photos)
     if as_json:
         console.say_json(result | {"report": str(page)})
     else:

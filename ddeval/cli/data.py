@@ -8,7 +8,7 @@ import typer
 
 from ddeval.cli import FINDINGS, OK, console
 from ddeval.errors import InputError
-from ddeval.project import find_project, image_roots, the_project
+from ddeval.project import find_project, image_roots, output_folder, the_project
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -443,8 +443,8 @@ def withdraw(
     found = withdraw_patient(
         held,
         patient,
-        runs=runs or (project.runs if project else Path("runs")),
-        reports=reports or (project.reports if project else Path("reports")),
+        runs=runs or output_folder("runs"),
+        reports=reports or output_folder("reports"),
         image_roots=project.image_roots if project else (),
         shown=project.shown_photographs if project else None,
         on=dt.datetime.now(dt.UTC).date(),

@@ -1,12 +1,12 @@
 """`ddeval demo`: the whole loop on the embedded data set, and what vetting was worth."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ddeval.cli import console
+from ddeval.cli.options import today
 
 
 def demo(
@@ -32,8 +32,7 @@ def demo(
             f"{plan.n_train_queue} of train -> {out}"
         )
         return
-    today = datetime.now(UTC).strftime("%Y-%m-%d")
-    result = closed_loop(out, plan, date=today, jobs=jobs, note=console.note)
+    result = closed_loop(out, plan, date=today(), jobs=jobs, note=console.note)
     if as_json:
         console.say_json(result)
     else:

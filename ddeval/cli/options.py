@@ -1,6 +1,7 @@
 """What several commands share: what is at stake, where the model will serve, which process speaks."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,11 @@ def by_torchrun() -> bool:
 def is_shown() -> bool:
     """Whether this process is the one that speaks: of several that torchrun started, the first."""
     return not by_torchrun() or os.environ.get("RANK", "0") == "0"
+
+
+def today() -> str:
+    """The date a page is drawn on, in UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
 def shares(given: list[str] | None) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """`ddeval score`: a checkpoint, a predictions file or a run in; predictions, numbers and a report out."""
 
-import datetime
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ddeval.cli import COMMANDS, console, embedded
-from ddeval.cli.options import Conditions, Prevalence, shares
+from ddeval.cli.options import Conditions, Prevalence, by_torchrun, shares, today
 from ddeval.errors import InputError
-from ddeval.project import find_project, image_roots
+from ddeval.project import find_project, image_roots, output_folder
 
 if TYPE_CHECKING:
     from ddeval.models.record import Checkpoint
@@ -204,7 +203,7 @@ def _file_run(
     )
     manifest = data or (None if file.labels is not None else _named_manifest(None))
     job = prepare_file(
-        file, manifest, out=out, runs=_home("runs"), split=split, link=link, other_class=other_class,
+        file, manifest, out=out, runs=output_folder("runs"), split=split, link=link, other_class=other_class,
         image_roots=image_roots(images, data), note=console.note,
     )  # fmt: skip
     console.note(described(job.facts, job.out))
@@ -267,7 +266,7 @@ def _model_run(
     )  # fmt: skip
     reference = _reference(loaded, against)
     job = prepare(
-        loaded, manifest, settings=settings, out=out, runs=_home("runs"),
+        loaded, manifest, settings=settings, out=out, runs=output_folder("runs"),
         image_roots=image_roots(images, data), note=console.note,
     )  # fmt: skip
     console.note(described(job.facts, job.out))
@@ -307,7 +306,7 @@ def _reference(loaded: "Checkpoint", against: str | None) -> "Checkpoint | None"
 
 def _rank() -> tuple[int, int]:
     """The shards of this process among those torchrun started, each on a GPU of its own; else all."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not by_torchrun():
         return 0, 1
     import torch
 
@@ -325,22 +324,16 @@ def _named_manifest(config: Any) -> Path | None:
     return place(name) if name else project.manifest if project else None
 
 
-def _home(name: Literal["runs", "reports"]) -> Path:
-    """Folder of runs or reports: the project's, else in the working directory."""
-    project = find_project()
-    return Path(name) if project is None else project.runs if name == "runs" else project.reports
-
-
 def _reported(run: Path, report: Path | None, out: Path | None, *, labels: str, photos: bool) -> Path:
     """Write the page: where asked, else beside a run that was given its own folder, else into reports/."""
     from ddeval.report.html import write_run_report
     from ddeval.score.folder import read_looks, read_run
     from ddeval.score.rows import manifest_path
 
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    page = report or (out / "report.html" if out else _home("reports") / f"{today}-{run.name}.html")
+    date = today()
+    page = report or (out / "report.html" if out else output_folder("reports") / f"{date}-{run.name}.html")
     looks = read_looks(manifest_path(run, read_run(run)))
-    write_run_report(run, page, label_version=labels, date=today, photos=photos, looks=looks)
+    write_run_report(run, page, label_version=labels, date=date, photos=photos, looks=looks)
     return page
 
 

@@ -44,7 +44,7 @@ def train(
     """
     from ddeval.config import read_config
     from ddeval.data.overlay import find_overlay, read_overlay
-    from ddeval.score.evaluate import OVERLAYS
+    from ddeval.score.numbers import OVERLAYS
 
     path = _config_path(config)
     system = read_config(path, changes=changes or [])

@@ -259,7 +259,7 @@ def freeze(
     from ddeval.data.overlay import read_overlay
     from ddeval.data.withdrawal import has_tombstones
     from ddeval.io import local
-    from ddeval.score.evaluate import OVERLAYS
+    from ddeval.score.numbers import OVERLAYS
     from ddeval.vet.export import freeze as run
 
     manifest = _manifest(data)

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-Floats = npt.NDArray[np.float64]
+from ddeval.metrics.arrays import Floats
+
 Rows = npt.NDArray[np.intp]
 
 

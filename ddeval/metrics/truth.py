@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ddeval.metrics.arrays import Floats
 from ddeval.metrics.reader_error import ReaderError
 from ddeval.metrics.stratified import Drawn, interval, moments, response_variance, tuned_slope
 
-Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
 EQUAL_SHARE = 0.5

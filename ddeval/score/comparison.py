@@ -20,13 +20,9 @@ from ddeval.metrics.resampling import N_RESAMPLES, group_codes
 from ddeval.metrics.stakes import Stakes, consequences, counted, harm_rows, net_benefit_table
 from ddeval.score.clinical import handed_over, subgroup_calibration, subgroup_tables
 from ddeval.score.decisions import DEFERRING, deferring, kept_rows, sure_miss_table
-from ddeval.score.joined import Joined, join
+from ddeval.score.joined import Joined
 from ddeval.score.sets import prediction_sets
 from ddeval.score.stakes import stakes_of
-
-__all__ = [
-    "Joined", "at_stake", "clinical_tables", "compared", "flip_table", "join",
-]  # fmt: skip
 
 Mask = npt.NDArray[np.bool_]
 

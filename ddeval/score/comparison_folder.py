@@ -22,11 +22,11 @@ from ddeval import io
 from ddeval.errors import InputError
 from ddeval.metrics.resampling import N_RESAMPLES
 from ddeval.score import comparison, folder
-from ddeval.score.comparison import Joined
 from ddeval.score.deferral import read_rule, rule_for
 from ddeval.score.ensembles import ensemble_gains, parity, with_ensembles
 from ddeval.score.evaluate import N_GALLERY, image_roots, with_thumbnails, write_numbers
 from ddeval.score.gate import LATENCY, gate_answers, latency, may_exceed_one, read_gate
+from ddeval.score.joined import Joined, join
 from ddeval.score.numbers import OVERLAYS, TOLD_OF_RULE, Numbers, numbers
 from ddeval.score.stakes import conditions_for
 from ddeval.score.versions import audits_of, readers_table, readings_of, shared_overlays, versions_table
@@ -105,14 +105,12 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
     Raises
     ------
     InputError
-        As `ddeval.score.comparison.join`, for a gate that asks for what is not there, and for a table of
+        As `ddeval.score.join`, for a gate that asks for what is not there, and for a table of
         reported numbers that does not fit.
     """
     gate_file = None if asked.gate is None else read_gate(asked.gate)
     reported = None if asked.reported is None else read_reported(asked.reported)
-    joined = comparison.join(
-        asked.runs, labels=asked.labels, overlays=asked.overlays, is_common=asked.is_common
-    )
+    joined = join(asked.runs, labels=asked.labels, overlays=asked.overlays, is_common=asked.is_common)
     joined = with_ensembles(joined, asked.ensembles)
     for line in joined.notes:
         note(line)

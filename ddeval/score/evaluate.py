@@ -24,8 +24,6 @@ from ddeval.score import folder
 from ddeval.score.numbers import OVERLAYS, Numbers, numbers
 from ddeval.score.recalibration import Choice
 
-__all__ = ["OVERLAYS", "evaluate"]
-
 N_GALLERY = 60
 """Confident errors shown in the report."""
 

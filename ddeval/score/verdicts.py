@@ -15,13 +15,11 @@ import pandas as pd
 
 from ddeval.data.overlay import EXCLUDED, Overlay, frozen
 from ddeval.errors import InputError
-from ddeval.metrics.arrays import softmax
+from ddeval.metrics.arrays import Floats, softmax
 from ddeval.metrics.readings import case_means, closed_set
 from ddeval.metrics.truth import Sample
 from ddeval.score.predictions import Predictions
 from ddeval.tables import LOCKED
-
-Floats = npt.NDArray[np.float64]
 
 TIE = 1e-12
 NOT_READ = "not read"

@@ -15,7 +15,7 @@ import pandas as pd
 from ddeval.data.manifest import with_cases
 from ddeval.data.overlay import Overlay, read_overlay
 from ddeval.errors import InputError
-from ddeval.metrics.arrays import top_class
+from ddeval.metrics.arrays import Floats, top_class
 from ddeval.metrics.reader_error import ReaderError, consensus_error
 from ddeval.metrics.readings import closed_set
 from ddeval.metrics.truth import Estimate, Sample, estimate, joined
@@ -34,8 +34,6 @@ from ddeval.score.verdicts import (
     overlay_path,
 )
 from ddeval.tables import LOCKED
-
-Floats = npt.NDArray[np.float64]
 
 
 class Truth(NamedTuple):

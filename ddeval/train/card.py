@@ -16,6 +16,7 @@ import yaml
 from ddeval.config import Config
 from ddeval.metrics import balanced_accuracy, bootstrap, top_k_accuracy
 from ddeval.metrics.resampling import Estimate, stated_ends
+from ddeval.score.rows import synthetic
 from ddeval.tables import SKIN_TYPES
 
 MIN_GROUPS = 20
@@ -83,7 +84,6 @@ def card(
         Hashes of manifest and labels, as the training run keeps them.
     """
     numbers = _numbers(labels, pred_probs, rows["group"].to_numpy(), seed=0)
-    is_synthetic = "source" in rows.columns and bool(rows["source"].eq("synthetic").all())
     return "\n".join(
         [
             *_front_matter(config, numbers, inputs),
@@ -91,7 +91,7 @@ def card(
             "",
             *(
                 ["**SYNTHETIC: trained on rendered photographs. Never for patients.**", ""]
-                if is_synthetic
+                if synthetic(rows)
                 else []
             ),
             *_purpose(config, class_names),

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from ddeval.audit.progress import ErrorsLeft, Stop, errors_left, precision_at_k, stop_rule
+from ddeval.metrics.arrays import Floats
 from ddeval.metrics.truth import Estimate, Sample, estimate
 from ddeval.vet.batches import Batch, read_items
 from ddeval.vet.consensus import put_first
 from ddeval.vet.outcomes import CaseOutcome, case_outcomes, ratings
 from ddeval.vet.store import Store
 
-Floats = npt.NDArray[np.float64]
 DECIDED = ("keep", "compatible", "relabel")
 MODEL = "the model"
 
