@@ -175,6 +175,7 @@ def _subject(
     import numpy as np
     import pandas as pd
 
+    from ddeval.data.manifest import with_cases
     from ddeval.score.joined import run_names
     from ddeval.score.numbers import judged_rows, label_codes
 
@@ -203,8 +204,7 @@ def _subject(
             expected="labels to audit",
             todo="Fill the column `label`.",
         )
-    rows, ids = rows[is_labelled].reset_index(drop=True), ids[is_labelled]
-    rows["case_id"] = rows["case_id"].fillna(rows["image_id"]) if "case_id" in rows else rows["image_id"]
+    rows, ids = with_cases(rows[is_labelled].reset_index(drop=True)), ids[is_labelled]
     members = {}
     for name, run, one in zip(run_names(runs), runs, read, strict=True):
         members[name] = _probs_of(one.all_predictions, ids, names, where=str(run))

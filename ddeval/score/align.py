@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ddeval import io, tables
+from ddeval.data.manifest import with_cases
 from ddeval.errors import InputError
 from ddeval.score.foreign import PredictionsFile
 from ddeval.score.predictions import Link, Predictions, floored_log
@@ -89,12 +90,10 @@ def align(
 
 def id_frame(manifest: pd.DataFrame) -> pd.DataFrame:
     """The id columns of PREDICTIONS; an image without a case is a case of its own."""
-    image_id = manifest["image_id"].astype(object)
-    case_id = manifest["case_id"].fillna(image_id) if "case_id" in manifest else image_id
     return pd.DataFrame(
         {
-            "image_id": image_id,
-            "case_id": case_id.astype(object),
+            "image_id": manifest["image_id"].astype(object),
+            "case_id": with_cases(manifest)["case_id"],
             "group": manifest["group"].astype(object),
             "split": manifest["split"].astype(object) if "split" in manifest else None,
         }

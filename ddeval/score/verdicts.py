@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ddeval.data.manifest import with_cases
 from ddeval.data.overlay import EXCLUDED, Overlay, frozen
 from ddeval.errors import InputError
 from ddeval.metrics.arrays import Floats, softmax
@@ -219,12 +220,7 @@ def nominated_alone(items: pd.DataFrame, names: Sequence[str]) -> set[str]:
 
 def given_labels(manifest: pd.DataFrame) -> pd.Series:
     """Given label of each case: its first image's."""
-    cases = (
-        manifest["case_id"].fillna(manifest["image_id"]) if "case_id" in manifest else manifest["image_id"]
-    )
-    labels: pd.Series = (
-        manifest.assign(case_id=cases).drop_duplicates("case_id").set_index("case_id")["label"]
-    )
+    labels: pd.Series = with_cases(manifest).drop_duplicates("case_id").set_index("case_id")["label"]
     return labels
 
 
