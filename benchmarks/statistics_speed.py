@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -165,30 +166,23 @@ def main() -> None:
     ]
     table(f"{n_images:,} x {N_CLASSES}, {N_RESAMPLES:,} resamples, from process start", intervals)
 
-    values = [
-        {
-            "images": n,
-            "seconds": run["seconds"],
-            "CPU seconds": run["cpu_seconds"],
-            "us an image": run["seconds"] / n * 1e6,
-            "GB": run["peak_gb"],
-        }
-        for n in (125_000 // scale, 250_000 // scale, 500_000 // scale, 1_000_000 // scale)
-        for run in [timed(run_case(n), 0)]
-    ]
+    def by_size(sizes: Sequence[int], n_resamples: int) -> list[dict[str, float]]:
+        return [
+            {
+                "images": n,
+                "seconds": run["seconds"],
+                "CPU seconds": run["cpu_seconds"],
+                "us an image": run["seconds"] / n * 1e6,
+                "GB": run["peak_gb"],
+            }
+            for n in (size // scale for size in sizes)
+            for run in [timed(run_case(n), n_resamples)]
+        ]
+
+    values = by_size((125_000, 250_000, 500_000, 1_000_000), 0)
     table(f"values alone, n x {N_CLASSES}, from process start", values)
 
-    growth = [
-        {
-            "images": n,
-            "seconds": run["seconds"],
-            "CPU seconds": run["cpu_seconds"],
-            "us an image": run["seconds"] / n * 1e6,
-            "GB": run["peak_gb"],
-        }
-        for n in (8_000 // scale, 16_000 // scale, 32_000 // scale, 64_000 // scale)
-        for run in [timed(run_case(n), N_RESAMPLES)]
-    ]
+    growth = by_size((8_000, 16_000, 32_000, 64_000), N_RESAMPLES)
     table(f"with {N_RESAMPLES:,} resamples, n x {N_CLASSES}, from process start", growth)
 
     if arguments.json:

@@ -105,7 +105,7 @@ def compared(asked: Asked, *, note: Callable[[str], None] = lambda line: None) -
     Raises
     ------
     InputError
-        As `ddeval.score.join`, for a gate that asks for what is not there, and for a table of
+        As `ddeval.score.joined.join`, for a gate that asks for what is not there, and for a table of
         reported numbers that does not fit.
     """
     gate_file = None if asked.gate is None else read_gate(asked.gate)

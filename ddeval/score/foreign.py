@@ -5,7 +5,7 @@ joins it to a manifest. What a number means is declared, by the key or the flag,
 nothing is guessed from its range. Everything assumed on the way is a note, which the command prints.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -155,17 +155,8 @@ def _read_parquet(
     names = tuple(metadata.get("class_names", ())) or tuple(class_names)
     values = list_values(table, kind, width=len(names) or None, where=str(path)).astype(np.float64)
     frame = table.drop_columns([c for c in VALUES if c in table.column_names]).to_pandas()
-    taken, used = _special_columns(path, list(frame.columns), id_column)
-    return PredictionsFile(
-        path,
-        values,
-        kind,
-        _checked_names(path, names, values.shape[1]),
-        frame[taken["id"]].astype(str) if "id" in taken else None,
-        frame[taken["label"]] if "label" in taken else None,
-        frame[taken["group"]].astype(str) if "group" in taken else None,
-        tuple(used),
-    )
+    taken, notes = _special_columns(path, list(frame.columns), id_column)
+    return _joined(path, frame, taken, values, kind, names, notes)
 
 
 def _from_columns(
@@ -213,14 +204,26 @@ def _from_columns(
                 todo="Correct the cell, or leave the column out with --class-columns.",
             )
     values = np.column_stack([numbers[c].to_numpy(dtype=np.float64) for c in chosen])
-    labels = frame[taken["label"]] if "label" in taken else None
+    return _joined(path, frame, taken, values, kind, tuple(chosen.values()), notes)
+
+
+def _joined(
+    path: Path,
+    frame: pd.DataFrame,
+    taken: Mapping[str, str],
+    values: npt.NDArray[np.float64],
+    kind: Values,
+    names: tuple[str, ...],
+    notes: Sequence[str],
+) -> PredictionsFile:
+    """Numbers (N, K) and the id, label and group columns that `_special_columns` found in their table."""
     return PredictionsFile(
         path,
         values,
         kind,
-        _checked_names(path, tuple(chosen.values()), values.shape[1]),
+        _checked_names(path, names, values.shape[1]),
         frame[taken["id"]].astype(str) if "id" in taken else None,
-        labels,
+        frame[taken["label"]] if "label" in taken else None,
         frame[taken["group"]].astype(str) if "group" in taken else None,
         tuple(notes),
     )
