@@ -11,9 +11,10 @@ from ddeval.data.hashes import near_across, near_pairs
 from ddeval.data.manifest import image_files, read_manifest
 from ddeval.io import read_csv, write_csv
 from ddeval.models.checkpoint import load_checkpoint
+from ddeval.score.run import silent
 from ddeval.train import copies as copies_module
 from ddeval.train.copies import copies_of_judged
-from ddeval.train.loop import silent, train
+from ddeval.train.loop import train
 from tests.train_fixture import make_config, make_data
 
 

@@ -68,7 +68,7 @@ def train(
             )
         _train_folds(system, manifest, folder, folds, overlay, roots, device, path, as_json=as_json)
         return
-    from ddeval.train.loop import silent
+    from ddeval.score.run import silent
     from ddeval.train.loop import train as run
 
     result = run(

@@ -6,8 +6,7 @@ again. What is learnt from it would be tested on itself, so it is left out of tr
 """
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from ddeval.audit.pictures import copies, fingerprints
 from ddeval.config import TrainConfig
 from ddeval.data.manifest import image_files, manifest_sha256
 from ddeval.io import read_csv, write_csv
+from ddeval.score.run import Progress
 from ddeval.train import state
 
 FILE = "copies.csv"
@@ -25,8 +25,6 @@ JUDGING = ("calibration", "test")
 LEARNT_FROM = ("train", "val")
 """Splits a training run reads; the others only prove that they are apart."""
 COLUMNS = ("image_id", "split", "copy_of", "copy_split", "kind", "similarity")
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 def copies_of_judged(

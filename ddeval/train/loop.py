@@ -5,11 +5,9 @@ from its last finished epoch with the same losses. The epoch with the best valid
 artefact; the last one is kept beside it, in `training/`.
 """
 
-import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +25,7 @@ from ddeval.models.artefact import CARD, write_artefact
 from ddeval.models.build import build
 from ddeval.models.device import DeviceName, choose_device
 from ddeval.models.fusion import Fusion
+from ddeval.score.run import Progress, silent
 from ddeval.train import state
 from ddeval.train.copies import known_copies, write_copies
 from ddeval.train.dataset import Images, build_dataset, class_shares, epoch_rows
@@ -34,9 +33,6 @@ from ddeval.train.optimiser import WeightAverage, adamw, compile_layers, paramet
 from ddeval.train.processes import Processes, Share, check_shares, joined, share_of
 from ddeval.train.step import Part, Stepper
 from ddeval.train.validation import card_of, stored_embeddings, validate
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Called with a label and the number of images; gives a function to call with each number just done."""
 
 
 class TrainResult(NamedTuple):
@@ -52,11 +48,6 @@ class TrainResult(NamedTuple):
     n_val: int
     left_out: dict[str, int]
     """Why images of train and val were not used -> how many."""
-
-
-@contextlib.contextmanager
-def silent(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    yield lambda n: None
 
 
 def train(
