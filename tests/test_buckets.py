@@ -7,13 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from ddeval import bucket, cache, io
-from ddeval.cli import app
 from ddeval.data.images import thumbnail_name
 from ddeval.errors import InputError
 from tests.buckets import BUCKET, store
+from tests.command import run
 from tests.score_fixture import make_artefact, make_manifest
 
 __all__ = ["store"]
@@ -25,12 +24,6 @@ SAME = (
     "labels-v0/metrics.parquet",
     "labels-v0/metrics.json",
 )
-
-
-def run(*args, code=0):
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert result.exit_code == code, result.output + result.stderr
-    return result
 
 
 @pytest.fixture

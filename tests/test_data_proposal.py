@@ -5,9 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from ddeval.cli import app
 from ddeval.config import parse_config
 from ddeval.data import guesses
 from ddeval.data.conditions import read_conditions
@@ -16,6 +14,7 @@ from ddeval.data.mapped import apply_mapping, mapped_manifest
 from ddeval.data.mapping import Mapping, read_mapping
 from ddeval.data.proposal import as_yaml, propose
 from ddeval.errors import InputError
+from tests.command import run
 from tests.messy_tables import TABLES, lines
 
 
@@ -232,12 +231,6 @@ def test_skin_types_as_they_are_written(word, skin_type):
 @pytest.mark.parametrize("word", ["0", "7", "dark", "5-2", "VII"])
 def test_what_is_no_skin_type_stays_unknown(word):
     assert guesses.skin_types([word]) == {}
-
-
-def run(*args, code=0):
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert result.exit_code == code, result.output + result.stderr
-    return result
 
 
 @pytest.fixture

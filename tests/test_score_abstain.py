@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from ddeval.cli import app
 from ddeval.errors import InputError
 from ddeval.io import file_sha256
 from ddeval.metrics.arrays import softmax
 from ddeval.metrics.deferral import choose_threshold
 from ddeval.score.abstain import abstention, write_rule
 from ddeval.score.deferral import decisions, read_rule
+from tests.command import run
 
 CLASSES = ("eczema", "melanoma", "acne", "other")
 
@@ -42,12 +41,6 @@ def made(folder, *, n=1600, sharpness=2.5, n_calibration=1000):
     run("score", folder / "answers.csv", "--values", "logits", "--data", folder / "manifest.csv", "--out",
         folder / "run", "--other-class", "other", "--n-resamples", 10, "--calibrators", "none")  # fmt: skip
     return folder
-
-
-def run(*arguments, code=0):
-    found = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert found.exit_code == code, found.output
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -5,23 +5,16 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from ddeval import io
-from ddeval.cli import app
 from ddeval.data.importers import IMPORTERS
 from ddeval.errors import InputError
 from ddeval.score.comparison_folder import read_reported
 from ddeval.score.gate import latency
+from tests.command import run
 
 ITA_EDGES = (55.0, 41.0, 28.0, 10.0, -30.0)
 """Degrees between skin types I to VI (Chardon 1991, Del Bino 2006)."""
-
-
-def run(*arguments, code=0):
-    found = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert found.exit_code == code, found.output
-    return found
 
 
 def scored(folder, frame, answers, *, more=()):

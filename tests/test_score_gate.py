@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from ddeval.cli import app
 from ddeval.metrics.calibration import ece_interval
 from ddeval.metrics.resampling import quantile_interval
+from tests.command import run
 
 CLASSES = ("Eczema", "Melanoma", "Acne")
 
@@ -38,12 +37,6 @@ def made(folder, *, n=240, sexes=("female", "male"), **columns):
         run("score", folder / f"{name}.csv", "--data", folder / "manifest.csv", "--out", folder / name,
             "--n-resamples", 20, "--calibrators", "none")  # fmt: skip
     return folder
-
-
-def run(*arguments, code=0):
-    found = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert found.exit_code == code, found.output
-    return found
 
 
 def compared(folder, criteria, *more, code=0):

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from ddeval.cli import app
+from tests.command import run
 
 CLASSES = ("Eczema", "Melanoma", "Acne", "other")
 
@@ -54,12 +53,6 @@ class Told(NamedTuple):
         wanted = (run, metric, "all")
         (found,) = [v["value"] for v in self.two["values"] if (v["run"], v["metric"], v["subset"]) == wanted]
         return found
-
-
-def run(*arguments, code=0):
-    found = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert found.exit_code == code, found.output
-    return found
 
 
 def scored(folder, labels, logits, *, split=None, names=("a", "b")):
