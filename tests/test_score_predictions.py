@@ -7,8 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from ddeval import tables
+from ddeval.cli import app
 from ddeval.errors import InputError
 from ddeval.score.align import align, named, own_manifest
 from ddeval.score.foreign import read_file
@@ -273,6 +275,13 @@ BAD_CSV = {
         {},
         r"row 1: found a value outside 0\.\.1 .*--values logits",
     ),
+    "decimal commas": (
+        'image_id,acne,eczema\nim0,"0,25","0,75"\n',
+        {},
+        r"no column of numbers \(acne: '0,25'\).*Write decimal points, not commas\.",
+    ),
+    "per cent": ("image_id,acne,eczema\nim0,25,75\n", {}, "divide per cent by 100"),
+    "a class too few": ("image_id,acne,eczema\nim0,.5,.2\n", {}, "Add the missing class"),
     "sums to 2": ("image_id,acne,eczema\nim0,1,1\n", {}, r"a row that sums to 2\.0000 .*--link sigmoid"),
     "a word": (
         "image_id,acne,eczema\nim0,.5,.5\nim1,.5,.5\nim2,x,1\n",
@@ -346,6 +355,17 @@ def test_an_unknown_id_is_refused_with_its_row(tmp_path):
         align(read_file(path), manifest())
 
 
+def test_an_unknown_id_that_names_a_photograph_is_told_the_id_of_it(tmp_path):
+    """Several photographs a case get ids that a team's own predictor has never seen."""
+    frame = manifest(image=[f"a/IMG_{i}.jpg" for i in range(4)])
+    path = csv_of(tmp_path, softmax_rows(), ids=[f"IMG_{i}.jpg" for i in range(4)])
+    with pytest.raises(InputError, match=r"such as 'im0', which is the photograph IMG_0\.jpg"):
+        align(read_file(path), frame)
+    path = csv_of(tmp_path, softmax_rows(), ids=["1", "2", "3", "4"])
+    with pytest.raises(InputError, match="such as 'im0'\\. Write the manifest's ids"):
+        align(read_file(path), frame)
+
+
 def test_predictions_without_ids_are_never_joined_by_position(tmp_path):
     np.savez(tmp_path / "p.npz", pred_probs=softmax_rows(), class_names=np.array(CLASSES))
     with pytest.raises(InputError, match="rows are never joined by position"):
@@ -392,3 +412,31 @@ def test_ham10000_predictions_of_others_give_their_published_accuracy(real_data,
     labels = frame.set_index("image_id")["label"].reindex(found.frame["image_id"])
     predicted = np.array(found.class_names)[found.pred_probs().argmax(axis=1)]
     assert (predicted == labels.to_numpy()).mean() == pytest.approx(accuracy, abs=1e-3)
+
+
+def test_a_file_whose_classes_were_put_right_is_scored_under_the_same_name(tmp_path, monkeypatch):
+    """The refused one left a run folder, and the corrected one was refused for being another file."""
+    monkeypatch.chdir(tmp_path)
+    frame = manifest(12, labels=("acne", "other"), patient_id="p").drop(columns="group")
+    (tmp_path / "m.csv").write_text(frame.to_csv(index=False))
+    command = ["score", "p.csv", "--data", "m.csv", "--n-resamples", "2", "--calibrators", "none"]
+    csv_of(tmp_path, softmax_rows(12, 2), names=("ACN", "other"))
+    refused = CliRunner().invoke(app, command)
+    assert (refused.exit_code, (tmp_path / "runs").exists()) == (3, False)
+    assert "--class-columns class=column" in refused.stderr
+    csv_of(tmp_path, softmax_rows(12, 2), names=("acne", "other"))
+    scored = CliRunner().invoke(app, command)
+    assert scored.exit_code == 0, scored.stderr
+    assert (
+        "'other' is a class like the rest; where it means none of them: --other-class other" in scored.stderr
+    )
+
+
+def test_a_file_with_labels_says_that_the_projects_manifest_was_not_read(tmp_path, monkeypatch):
+    """Its train photographs would be in the number, each a patient of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ddeval.yaml").write_text("manifest: m.csv\n")
+    csv(tmp_path, "image_id,label,acne,eczema\na,acne,.6,.4\nb,eczema,.6,.4\n")
+    result = CliRunner().invoke(app, ["score", "p.csv", "--dry-run"])
+    where = tmp_path.resolve() / "m.csv"
+    assert f"labels are those in p.csv; splits and patients of {where}: --data {where}" in result.stderr

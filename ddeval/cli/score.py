@@ -14,6 +14,7 @@ from ddeval.project import find_project, image_roots, output_folder
 
 if TYPE_CHECKING:
     from ddeval.models.record import Checkpoint
+    from ddeval.score.file_run import FileJob
     from ddeval.score.run import Job
 
 
@@ -76,7 +77,10 @@ def score(
         str | None, typer.Option(help="Predictions file: a,b or class=column,... [all columns of numbers].")
     ] = None,
     class_names: Annotated[
-        str | None, typer.Option(help="Predictions file: a,b,c or a labels.txt, in the array's order.")
+        str | None,
+        typer.Option(
+            help="a,b,c or a labels.txt: what a zero-shot is asked; of an array's columns, in order."
+        ),
     ] = None,
     values: Annotated[
         Literal["pred_probs", "logits"], typer.Option(help="Predictions file: what the class columns hold.")
@@ -125,7 +129,7 @@ def score(
         run = _file_run(
             local(path), data, out, dry_run=dry_run, split=split, images=images or [], id_column=id_column,
             class_columns=_listed(class_columns), class_names=_names(class_names), values=values, link=link,
-            other_class=other_class,
+            other_class=other_class, labels=labels,
         )  # fmt: skip
     else:
         run, job, reference = _model_run(
@@ -189,9 +193,11 @@ def _file_run(
     values: Literal["pred_probs", "logits"],
     link: Literal["softmax", "sigmoid"],
     other_class: str | None,
+    labels: str | None,
 ) -> Path | None:
     from ddeval.score.file_run import execute_file, prepare_file
     from ddeval.score.foreign import read_file
+    from ddeval.score.numbers import check_labels
 
     file = read_file(
         path,
@@ -201,12 +207,18 @@ def _file_run(
         kind=values,
         link=link,
     )
-    manifest = data or (None if file.labels is not None else _named_manifest(None))
+    named = data or _named_manifest(None)
+    manifest = data if file.labels is not None else named
+    if named and not manifest:
+        console.note(f"labels are those in {path.name}; splits and patients of {named}: --data {named}")
     job = prepare_file(
         file, manifest, out=out, runs=output_folder("runs"), split=split, link=link, other_class=other_class,
         image_roots=image_roots(images, data), note=console.note,
     )  # fmt: skip
-    console.note(described(job.facts, job.out))
+    _describe(job)
+    if labels in (None, "v0"):  # a folder that begins with this file refuses another
+        where = str(manifest or path)
+        check_labels(job.rows, job.predictions.class_names, splits=job.facts["splits"], where=where)
     return None if dry_run else execute_file(job)
 
 
@@ -269,7 +281,7 @@ def _model_run(
         loaded, manifest, settings=settings, out=out, runs=output_folder("runs"),
         image_roots=image_roots(images, data), note=console.note,
     )  # fmt: skip
-    console.note(described(job.facts, job.out))
+    _describe(job)
     if labels in (None, "v0"):  # before the model runs for an hour
         check_labels(job.rows, loaded.class_names, splits=job.facts["splits"], where=str(manifest))
     if dry_run:
@@ -346,6 +358,16 @@ def _next(run: Path) -> str:
     }
     there = [step for name, step in steps.items() if name in COMMANDS]
     return "   ·   ".join(there[:2]) or f"ddeval score {run} --labels v1"
+
+
+def _describe(job: "Job | FileJob") -> None:
+    """The line of `described`; and what a class called other needs to be told."""
+    console.note(described(job.facts, job.out))
+    names = [n for n in job.facts["class_names"] if n.casefold() in ("other", "others")]
+    if names and job.facts["other_class"] is None:
+        console.note(
+            f"{names[0]!r} is a class like the rest; where it means none of them: --other-class {names[0]}"
+        )
 
 
 def described(facts: dict[str, Any], out: Path) -> str:

@@ -223,7 +223,8 @@ def _classes(classes: Sequence[str] | Mapping[str, str] | None, folder: Path) ->
             str(folder),
             "a dual encoder and no class names",
             expected="the classes to ask it for",
-            todo="Name this folder as `checkpoint:` in a config with `zero_shot: {classes: [...]}`.",
+            todo="Pass --class-names a,b,c (or a labels.txt); for sentences of your own, name this folder as"
+            " `checkpoint:` in a config with `zero_shot: {classes: {class: its words}, templates: [...]}`.",
         )
     return dict(classes) if isinstance(classes, Mapping) else {name: name for name in classes}
 

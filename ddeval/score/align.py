@@ -170,8 +170,8 @@ def _matched_ids(file: PredictionsFile, manifest: pd.DataFrame, notes: list[str]
         raise InputError(
             f"{file.path} row {row + file.first_line}",
             f"image id {ids.iloc[row]!r}, which the manifest lacks ({int((~known).sum()):,} such ids)",
-            expected="ids of the manifest",
-            todo="Pass the manifest that holds them with --data, or remove the rows.",
+            expected=f"ids of the manifest, such as {_example(ids, manifest)}",
+            todo="Write the manifest's ids, pass the manifest of these with --data, or remove the rows.",
         )
     twice = ids.duplicated()
     if twice.any():
@@ -183,6 +183,17 @@ def _matched_ids(file: PredictionsFile, manifest: pd.DataFrame, notes: list[str]
             todo="Remove the copies.",
         )
     return ids
+
+
+def _example(ids: pd.Series, manifest: pd.DataFrame) -> str:
+    """An id of the manifest; where the file gives names of photographs, the id of one of them."""
+    if not len(manifest):
+        return "none: it has no rows"
+    files = manifest.get("image", pd.Series(dtype=object)).dropna().map(lambda f: str(f).rsplit("/", 1)[-1])
+    known = files[files.isin(ids.map(lambda i: i.rsplit("/", 1)[-1]))]
+    if known.empty:
+        return repr(manifest["image_id"].iloc[0])
+    return f"{manifest['image_id'].loc[known.index[0]]!r}, which is the photograph {known.iloc[0]}"
 
 
 def _matched_names(file: PredictionsFile, manifest: pd.DataFrame, notes: list[str]) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ class FileJob(NamedTuple):
     out: Path
     facts: dict[str, Any]
     """What `run.json` will say."""
+    rows: pd.DataFrame
+    """The manifest's rows of the images predicted."""
     own_manifest: pd.DataFrame | None
     """The manifest made from the file's own labels, where it brings the only ones."""
 
@@ -117,7 +119,8 @@ def prepare_file(
         batch_size=1,
     )
     target = io.place(out or runs / folder.run_name(name, splits, sha256))
-    return FileJob(predictions, plan, target, facts, None if manifest else frame)
+    rows = frame[frame["image_id"].isin(kept["image_id"])]
+    return FileJob(predictions, plan, target, facts, rows, None if manifest else frame)
 
 
 def execute_file(job: FileJob) -> Path:

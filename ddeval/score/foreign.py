@@ -188,11 +188,13 @@ def _from_columns(
         if left:
             notes.append(f"columns not used: {', '.join(left)}")
     if not chosen:
+        commas = [c for c in rest if frame[c].astype(str).str.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?").any()]
         raise InputError(
             str(path),
-            f"{len(frame)} rows and no column of numbers",
+            f"{len(frame)} rows and no column of numbers"
+            + (f" ({commas[0]}: {frame[commas[0]].iloc[0]!r})" if commas else ""),
             expected="one column of probabilities or logits a class",
-            todo="Name them with --class-columns a,b,c.",
+            todo="Write decimal points, not commas." if commas else "Name them with --class-columns a,b,c.",
         )
     for column in chosen:
         wrong = np.flatnonzero(numbers[column].isna() & frame[column].notna() & ~_says_nan(frame[column]))
@@ -317,11 +319,16 @@ def _check_values(file: PredictionsFile, link: Link) -> None:
         return
     columns = f", columns taken: {', '.join(file.class_names[:30])}" if file.class_names else ""
     for ok, found, todo in (
-        (in_range, "a value outside 0..1", "Are these logits? Save them as logits, or pass --values logits"),
+        (
+            in_range,
+            "a value outside 0..1",
+            "Are these logits? Save them as logits, or pass --values logits; divide per cent by 100",
+        ),
         (
             sums_to_one | (link == "sigmoid"),
             "a row that sums to {:.4f}",
-            f"Pass --link sigmoid for independent scores, or name the columns with --class-columns{columns}",
+            "Add the missing class, name the classes alone with --class-columns, or pass --link sigmoid for"
+            f" independent scores{columns}",
         ),
         (sums > 0, "a row of zeros", "Predict these images again"),
     ):

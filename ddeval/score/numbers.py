@@ -288,7 +288,8 @@ def label_codes(
             where,
             f"labels that are no class of the model: {named}",
             expected=f"one of {', '.join(class_names)}",
-            todo="Map them in the manifest, or leave the cells empty to leave the images out.",
+            todo="Name classes and labels alike (in a predictions file: --class-columns class=column,…), or"
+            " leave the labels empty to leave the images out.",
         )
     return codes.astype(np.int64), is_labelled
 
