@@ -420,7 +420,7 @@ def test_a_file_whose_classes_were_put_right_is_scored_under_the_same_name(tmp_p
     frame = manifest(12, labels=("acne", "other"), patient_id="p").drop(columns="group")
     (tmp_path / "m.csv").write_text(frame.to_csv(index=False))
     command = ["score", "p.csv", "--data", "m.csv", "--n-resamples", "2", "--calibrators", "none"]
-    csv_of(tmp_path, softmax_rows(12, 2), names=("ACN", "other"))
+    csv_of(tmp_path, softmax_rows(12, 2), names=("AC1", "other"))
     refused = CliRunner().invoke(app, command)
     assert (refused.exit_code, (tmp_path / "runs").exists()) == (3, False)
     assert "--class-columns class=column" in refused.stderr
