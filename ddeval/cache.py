@@ -169,10 +169,7 @@ def put(source: Path, path: Path) -> None:
     uri = address(path)
     if uri is None:
         return
-    version = bucket.write(uri, source)
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    _keep(uri, version, digest, source)
+    _keep(uri, bucket.write(uri, source), _hash_of(source), source)
 
 
 def append(uri: str, line: bytes) -> None:
@@ -240,9 +237,7 @@ def _fetched(uri: str) -> Path:
     try:
         bucket.read(uri, version, lambda offset, content: _write_at(handle, offset, content))
         os.close(handle)
-        with Path(name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return _keep(uri, version, digest, Path(name), move=True)
+        return _keep(uri, version, _hash_of(Path(name)), Path(name), move=True)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.close(handle)
@@ -277,9 +272,8 @@ def _sound(uri: str) -> Path:
     """As `fetch`, the content read and checked."""
     for _ in range(2):
         path = fetch(uri)
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == _hash_in(path):
-                return path
+        if _hash_of(path) == _hash_in(path):
+            return path
         path.unlink(missing_ok=True)
     raise ChangedError(uri)
 
@@ -315,6 +309,11 @@ def _contents(uri: str) -> list[Path]:
 
 def _stem(uri: str, version: Version) -> str:
     return f"{_hash(uri)[:32]}-{_hash(f'{bucket.endpoint()} {version.etag} {version.size}')[:16]}-"
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_in(path: Path) -> str:

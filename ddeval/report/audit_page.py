@@ -36,7 +36,7 @@ from ddeval.report.doubts import (
     overlap_section,
 )
 from ddeval.report.measures import DOUBTS
-from ddeval.report.page import SYNTHETIC_NOTE, render
+from ddeval.report.page import render
 from ddeval.report.rounding import shown, shown_interval
 
 AUDIT_FILE = "audit.json"
@@ -112,8 +112,7 @@ def audit_page(audit: AuditTables, *, date: str, photos: bool) -> Page:
         eyebrow=f"Audit · {date}",
         title=f"Labels of {facts['split']}, doubted by {' + '.join(facts['checkpoints'])}",
         verdict=_verdict(facts),
-        stamp="SYNTHETIC" if is_synthetic else "",
-        stamp_note=SYNTHETIC_NOTE if is_synthetic else "",
+        is_synthetic=is_synthetic,
         tiles=tuple(_tiles(facts)),
         facts=(
             Fact("Photographs", shown(facts["n_images"], "count")),

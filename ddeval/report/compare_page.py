@@ -40,7 +40,7 @@ from ddeval.report.evidence import (
 )
 from ddeval.report.guidelines import Reported
 from ddeval.report.inputs import RunTables, read_run_tables
-from ddeval.report.page import SYNTHETIC_NOTE, render
+from ddeval.report.page import render
 from ddeval.report.rounding import counted
 from ddeval.report.subgroups import measured_attributes, subgroup_section, whole_of
 from ddeval.report.vetted import vetted_section
@@ -141,8 +141,7 @@ def compare_page(compared: ComparisonTables, *, date: str, photos: bool) -> Page
         eyebrow=_measured(compared, date=date, has_photos=has_photos),
         title=f"{candidate.name} against {compared.baseline}",
         verdict=_verdict(compared),
-        stamp="SYNTHETIC" if is_synthetic else "",
-        stamp_note=SYNTHETIC_NOTE if is_synthetic else "",
+        is_synthetic=is_synthetic,
         facts=(),
         sections=(
             *vetted_section(tables.get("loop"), tables.get("loop_queues"), colours=colours),

@@ -267,9 +267,8 @@ class Page:
     verdict: str
     facts: Sequence[Fact]
     sections: Sequence[Section]
-    stamp: str = ""
-    """SYNTHETIC, where the data are."""
-    stamp_note: str = ""
+    is_synthetic: bool = False
+    """Drawn photographs: the page is stamped and says so."""
     tiles: Sequence[Fact] = field(default=())
     footer: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -146,16 +146,12 @@ def plot_reliability(before: pd.DataFrame, after: pd.DataFrame | None = None, *,
     label : str
         What a person who cannot see the drawing is told it is.
     """
-    parts = [*_frame(PERCENT_AXIS, PERCENT_AXIS, "confidence of the first answer, %", "accuracy, %")]
-    parts.append(tag("line", x1="0%", y1="100%", x2="100%", y2="0%", class_="ideal"))
+    parts = _reliability_frame()
     for table, series, is_open in ((after, 2, True), (before, 1, False)):
         if table is None:
             continue
         filled = table[table["n"] > 0]
-        points = [
-            (PERCENT_AXIS.at(c), 100 - PERCENT_AXIS.at(a))
-            for c, a in zip(filled["confidence"], filled["accuracy"], strict=True)
-        ]
+        points = _reliability_points(filled)
         parts.append(_line(points, f"line s{series}"))
         for (x, y), bin_ in zip(points, filled.to_dict("records"), strict=True):
             title = (
@@ -199,14 +195,9 @@ def plot_risk_coverage(
 
 def plot_reliabilities(curves: Sequence[tuple[pd.DataFrame, int]], *, label: str) -> Markup:
     """The reliability curves of several checkpoints, each with its series; empty bins are not drawn."""
-    parts = [*_frame(PERCENT_AXIS, PERCENT_AXIS, "confidence of the first answer, %", "accuracy, %")]
-    parts.append(tag("line", x1="0%", y1="100%", x2="100%", y2="0%", class_="ideal"))
+    parts = _reliability_frame()
     for table, series in curves:
-        filled = table[table["n"] > 0]
-        points = [
-            (PERCENT_AXIS.at(c), 100 - PERCENT_AXIS.at(a))
-            for c, a in zip(filled["confidence"], filled["accuracy"], strict=True)
-        ]
+        points = _reliability_points(table[table["n"] > 0])
         parts.append(_line(points, f"line s{series}"))
         parts += [tag("circle", cx=pct(x), cy=pct(y), r="3", class_=f"dot s{series}") for x, y in points]
     return tag("svg", *parts, class_="plot", role="img", aria_label=label)
@@ -321,6 +312,18 @@ def _frame(x_axis: Axis, y_axis: Axis, x_title: str, y_title: str) -> Iterable[M
         yield tag("text", text, x="0", y=at, dx="-8", dy="4", class_="tick end")
     yield tag("text", x_title, x="100%", y="100%", dy="39", class_="title end")
     yield tag("text", y_title, x="0", y="0", dy="-12", class_="title start")
+
+
+def _reliability_frame() -> list[Markup]:
+    frame = _frame(PERCENT_AXIS, PERCENT_AXIS, "confidence of the first answer, %", "accuracy, %")
+    return [*frame, tag("line", x1="0%", y1="100%", x2="100%", y2="0%", class_="ideal")]
+
+
+def _reliability_points(filled: pd.DataFrame) -> list[tuple[float, float]]:
+    return [
+        (PERCENT_AXIS.at(c), 100 - PERCENT_AXIS.at(a))
+        for c, a in zip(filled["confidence"], filled["accuracy"], strict=True)
+    ]
 
 
 def _counts_under(table: pd.DataFrame) -> Markup:

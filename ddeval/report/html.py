@@ -17,7 +17,7 @@ from ddeval.report.cells import estimates_table
 from ddeval.report.components import Page, Section
 from ddeval.report.guidelines import Reported
 from ddeval.report.inputs import RunTables, read_run_tables
-from ddeval.report.page import SYNTHETIC_NOTE, render
+from ddeval.report.page import render
 
 
 def write_run_report(
@@ -62,8 +62,7 @@ def run_page(run: RunTables, *, date: str, photos: bool, looks: Sequence[Mapping
         eyebrow=f"Run report · {date}",
         title=run.name,
         verdict=headline.verdict(run),
-        stamp="SYNTHETIC" if run.is_synthetic else "",
-        stamp_note=SYNTHETIC_NOTE if run.is_synthetic else "",
+        is_synthetic=run.is_synthetic,
         tiles=tuple(headline.tiles(run)),
         facts=tuple(headline.measured_facts(run, date=date, has_photos=has_photos)),
         sections=(

@@ -15,10 +15,6 @@ from markupsafe import Markup
 
 from ddeval.report.components import Page
 
-SYNTHETIC_NOTE = (
-    "These photographs were drawn by a computer. No number on this page says anything about patients."
-)
-
 
 def render(page: Page) -> str:
     """The page as HTML; the same page gives the same text."""
