@@ -144,6 +144,11 @@ def read_text(path: Path, *, encoding: str | None = None) -> str:
         ) from error
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that say something, without the spaces around them."""
+    return [line.strip() for line in read_text(local(path)).splitlines() if line.strip()]
+
+
 def append_line(path: Path, line: str) -> None:
     """Add one line to a log in a single write, flushed to the disk; earlier lines are never touched.
 

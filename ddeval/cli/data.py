@@ -159,7 +159,7 @@ def check(
     from ddeval.data.conditions import read_conditions
     from ddeval.data.fields import read_schema
     from ddeval.data.overview import manifest_overview
-    from ddeval.io import local, place, read_text
+    from ddeval.io import local, place, read_lines
 
     project = find_project()
     mapping, path = _to_check(manifest, project)
@@ -173,16 +173,11 @@ def check(
     wanted = _checkpoint_schema(checkpoint) if checkpoint else None
     found = None
     if path is not None:
-        names = (
-            [line.strip() for line in read_text(local(classes)).splitlines() if line.strip()]
-            if classes
-            else None
-        )
         with console.progress("reading images", _n_rows(path) if hash_files else 0) as tick:
             found = manifest_overview(
                 path,
                 image_roots=image_roots(images, manifest),
-                class_names=names,
+                class_names=read_lines(classes) if classes else None,
                 schema=wanted or own,
                 conditions=read_conditions(local(conditions)) if conditions else None,
                 hash_files=hash_files,

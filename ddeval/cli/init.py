@@ -58,7 +58,7 @@ def init(
     from ddeval.data.conditions import read_conditions
     from ddeval.data.mapping import Mapping, feature_schema
     from ddeval.data.proposal import as_yaml, path_from, propose
-    from ddeval.io import in_bucket, local, place, read_text, write_json, write_text
+    from ddeval.io import in_bucket, local, place, read_lines, write_json, write_text
     from ddeval.project import FILE, write_project
 
     folder = Path.cwd()
@@ -77,8 +77,7 @@ def init(
             expected="the photographs' folder",
             todo="Check the path.",
         )
-    lines = read_text(local(classes)).splitlines() if classes else []
-    names = [line.strip() for line in lines if line.strip()] if classes else None
+    names = read_lines(classes) if classes else None
     if conditions is None and names:
         conditions = config_file("conditions.yaml", where="--conditions")
     meant = read_conditions(local(conditions)) if conditions else None

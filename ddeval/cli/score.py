@@ -388,6 +388,6 @@ def _listed(text: str | None) -> list[str]:
 
 def _names(text: str | None) -> list[str]:
     """Class names given as a,b,c or as a file with one a line."""
-    if text and Path(text).is_file():
-        return [line.strip() for line in Path(text).read_text().splitlines() if line.strip()]
-    return _listed(text)
+    from ddeval.io import read_lines
+
+    return read_lines(Path(text)) if text and Path(text).is_file() else _listed(text)

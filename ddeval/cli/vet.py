@@ -7,7 +7,7 @@ import typer
 
 from ddeval.cli import console
 from ddeval.errors import InputError
-from ddeval.project import find_project
+from ddeval.project import conditions_path, find_project
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -517,10 +517,7 @@ def _conditions(path: Path | None) -> "Conditions":
     from ddeval.config import config_file
     from ddeval.data.conditions import read_conditions
 
-    project = find_project()
-    if path is None and project is not None and project.settings.conditions:
-        path = Path(project.location(project.settings.conditions))
-    return read_conditions(path or config_file("conditions.yaml", where="--conditions"))
+    return read_conditions(conditions_path(path) or config_file("conditions.yaml", where="--conditions"))
 
 
 def class_by_name(path: Path | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from ddeval.errors import InputError
-from ddeval.io import read_json
+from ddeval.io import read_json, read_lines
 from ddeval.models.adapter import ADAPTER, find_adapter
 from ddeval.models.artefact import LABELS, METRICS, SCHEMA, is_own_artefact
 from ddeval.models.checkpoint import load_checkpoint, locate, project_folder
@@ -145,7 +145,7 @@ def _files(found: Inspection, folder: Path) -> None:
     found.reported = _quietly(read_json, folder / METRICS) or {}
     labels = folder / LABELS
     if labels.is_file():
-        found.classes = tuple(line.strip() for line in labels.read_text().splitlines() if line.strip())
+        found.classes = tuple(read_lines(labels))
     weights = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS]
     content = _quietly(read_weights, weights[0]) if weights else None
     if content is None:
