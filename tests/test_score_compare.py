@@ -1,6 +1,7 @@
 """`ddeval compare` from files to tables: real predictions, the risk groups found, and input with holes."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from ddeval.data.importers import IMPORTERS
 from ddeval.errors import InputError
 from ddeval.score.comparison_folder import read_reported
 from ddeval.score.gate import latency
+from ddeval.score.joined import _is_same_grouping, join
 from tests.command import run
 
 ITA_EDGES = (55.0, 41.0, 28.0, 10.0, -30.0)
@@ -211,7 +213,7 @@ def test_a_page_without_an_ending_is_html_and_its_tables_lie_beside_it(two):
 @pytest.mark.parametrize(
     ("more", "line"),
     [(("--out", "."), "--out .: found no name"),
-     (("--out", "manifest.csv/page"), "manifest.csv, a file; expected a folder"),
+     (("--out", "manifest.csv/page"), "manifest.csv, a file; expected a place for a folder"),
      (("--gate", "."), "found a folder; expected a file"),
      (("a",), "a: found the run twice"),
      (("./x/../b",), "found the run twice")],
@@ -264,3 +266,29 @@ def test_a_latency_that_is_no_number_is_refused(tmp_path, told):
     io.write_json(tmp_path / "bench.json", {"checkpoint": "a", **told})
     with pytest.raises(InputError, match="no number of milliseconds"):
         latency("a", [tmp_path / "bench.json"])
+
+
+def test_runs_whose_manifests_group_the_images_otherwise_say_whose_groups_are_taken(two):
+    """Fifteen patients there, thirty images here: every interval hangs on it. Other names do not matter."""
+    frame = pd.read_csv(two / "manifest.csv").assign(patient_id=[f"p{k // 2}" for k in range(30)])
+    (other,) = scored(two / "pairs", frame, {"c": pd.read_csv(two / "a.csv").drop(columns="image_id")})
+    line = "c: its manifest groups the images otherwise; intervals are over those of a"
+    assert line in join([two / "a", other]).notes
+    assert line not in join([two / "a", two / "b"]).notes
+    for theirs, is_same in ((["p", "q", "q"], True), (["p", "p", "q"], False), (["p", "q", "r"], False)):
+        assert _is_same_grouping(pd.Series(["x", "y", "y"]), pd.Series(theirs)) == is_same
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "line"),
+    [("run.json", "{}", "found no checkpoint in it"), ("run.json", "[]", "found no checkpoint in it"),
+     ("labels-v0 copy/metrics.json", "{}", "under which this run was not scored")],
+)  # fmt: skip
+def test_a_folder_that_is_no_run_any_more_is_one_line(two, tmp_path, file, text, line):
+    """Edited by hand, or with a copy of its numbers put beside them."""
+    shutil.copytree(two / "a", tmp_path / "a")
+    (tmp_path / "a" / file).parent.mkdir(exist_ok=True)
+    (tmp_path / "a" / file).write_text(text)
+    found = run("verify", tmp_path / "a", code=3).stderr
+    assert line in found
+    assert len(found.splitlines()) == 1

@@ -184,7 +184,7 @@ def test_a_manifest_that_changed_since_is_refused(tmp_path):
 def test_a_manifest_that_moved_is_found_by_its_new_place(tmp_path):
     run = file_run(tmp_path)
     (tmp_path / "manifest.csv").rename(tmp_path / "moved.csv")
-    with pytest.raises(InputError, match=r"which is not there; .* Pass where it lies now with --data"):
+    with pytest.raises(InputError, match=r"which is not there; .* pass where it lies now with --data"):
         evaluate(run, **FEW)
     assert evaluate(run, manifest=tmp_path / "moved.csv", **FEW)["n_images"] == 39
 

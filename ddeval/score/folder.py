@@ -56,6 +56,10 @@ def read_run(run: Path) -> dict[str, Any]:
             todo="Make one with: ddeval score CHECKPOINT --data MANIFEST.",
         )
     facts: dict[str, Any] = io.read_json(run / RUN_FILE)
+    if not isinstance(facts, dict) or "checkpoint" not in facts:
+        raise InputError(
+            str(run / RUN_FILE), "no checkpoint in it", expected="the run.json of a run", todo="Score again."
+        )
     return facts
 
 

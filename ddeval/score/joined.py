@@ -125,6 +125,11 @@ def join(
     frames = [found.table() for found in read]
     ids = _images(names, frames, classes, is_common=is_common, notes=notes)
     base = frames[0].loc[ids]
+    for name, frame in zip(names[1:], frames[1:], strict=True):
+        if not _is_same_grouping(base["group"], frame.loc[ids, "group"]):
+            notes.append(
+                f"{name}: its manifest groups the images otherwise; intervals are over those of {names[0]}"
+            )
     codes = pd.Index(classes).get_indexer(pd.Index(base["label"]))
     return Joined(
         names=tuple(names),
@@ -182,7 +187,7 @@ def _classes(
     if len(classes) < 2:
         raise InputError(
             ", ".join(names),
-            f"{len(classes)} class in all of them",
+            f"{len(classes)} shared by all of them",
             expected="two or more shared classes",
             todo="Compare other runs.",
         )
@@ -236,6 +241,12 @@ def _images(
             ", ".join(names), "no image in all of them", expected="shared images", todo="Compare other runs."
         )
     return ids
+
+
+def _is_same_grouping(ours: pd.Series, theirs: pd.Series) -> bool:
+    """Whether two manifests part the same images into the same groups, whatever these are called."""
+    pairs = pd.DataFrame({"ours": ours.to_numpy(), "theirs": theirs.to_numpy()}).drop_duplicates()
+    return bool(pairs["ours"].is_unique and pairs["theirs"].is_unique)
 
 
 def _fit_over(found: Judged, classes: tuple[str, ...]) -> Labelled:

@@ -65,7 +65,7 @@ def unchanged_manifest(path: Path, sha256: str, *, run: Path) -> pd.DataFrame:
             f"{run}/{folder.RUN_FILE}",
             f"the manifest {path}, which is not there",
             expected="the manifest of the run",
-            todo="Pass where it lies now with --data.",
+            todo="Put it back there, or pass where it lies now with --data to a command that has it.",
         )
     frame = read_manifest(path, allow_leaks=True)
     if manifest_sha256(frame) != sha256:

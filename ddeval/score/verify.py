@@ -63,9 +63,14 @@ def verify(run: Path, *, manifest: Path | None = None) -> Verification:
     versions, n_cells, found = [], 0, list[Difference]()
     for target in stored:
         version = target.name.removeprefix("labels-")
+        labels = "v0" if version == "v0" else facts.get("overlays", {}).get(version)
+        if labels is None:
+            raise InputError(
+                str(target), f"numbers under labels {version}, under which this run was not scored",
+                expected="a folder that ddeval score made", todo="Move a copy out of the run.",
+            )  # fmt: skip
         result = io.read_json(target / "metrics.json")
         made_from = result["made_from"]
-        labels = "v0" if version == "v0" else facts["overlays"][version]
         now = numbers(
             run, labels, manifest=manifest, seed=made_from["seed"],
             n_resamples=made_from["n_resamples"], calibrators=made_from["calibrators"],
