@@ -162,7 +162,7 @@ def test_probabilities_of_float32_are_taken_as_they_are(metric):
     [
         (lambda y, p, w: (y + 3, p, w), r"labels must lie in 0\.\.3 .* row 1 has 4, 45 rows in all"),
         (lambda y, p, w: (y - 1, p, w), r"labels must lie in 0\.\.3 .* row 0 has -1"),
-        (lambda y, p, w: (y + 0.5, p, w), "labels must be whole numbers, got dtype float64"),
+        (lambda y, p, w: (y + 0.5, p, w), "got dtype float64: each the column of its class"),
         (lambda y, p, w: (y[1:], p, w), r"got \(59,\) and \(60, 4\)"),
         (lambda y, p, w: (y, np.log(p), w), r"must lie in 0\.\.1; row 0 has .* \(logits\?"),
         (lambda y, p, w: (y, p * 0.5, w), r"must sum to 1; row 0 sums to 0\.5000"),

@@ -245,3 +245,9 @@ def test_drawing_images_where_lesions_have_several_holds_the_truth_too_seldom():
     """What the intervals above would be without groups: the check can fail."""
     covered = coverage(500, has_clusters=True, by_image=True)
     assert {name: share for name, share in covered.items() if share > 0.925} == {}
+
+
+@pytest.mark.parametrize("rng", [0, None, np.random])
+def test_a_seed_where_a_generator_belongs_is_told_what_to_pass(rng):
+    with pytest.raises(TypeError, match=r"such as np\.random\.default_rng\(0\), got"):
+        bootstrap(np.mean, np.ones(3), groups=np.arange(3), rng=rng)

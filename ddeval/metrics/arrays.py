@@ -38,7 +38,9 @@ def check_labels_and_probs(labels: Labels, pred_probs: Probs) -> tuple[Labels, P
             f"labels must have shape (N,) and pred_probs (N, K), got {labels.shape} and {pred_probs.shape}"
         )
     if labels.size and not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels must be whole numbers, got dtype {labels.dtype}")
+        raise ValueError(
+            f"labels must be whole numbers, got dtype {labels.dtype}: each the column of its class"
+        )
     check_labels(labels, n_classes=pred_probs.shape[1])
     check_probs(pred_probs)
     return labels.astype(np.int64), pred_probs

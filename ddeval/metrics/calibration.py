@@ -75,6 +75,8 @@ def reliability_table(
 
     Parameters
     ----------
+    labels, pred_probs, weights
+        As in `ddeval.metrics.top_k_accuracy`.
     n_bins : int
         Number of bins B.
 
@@ -211,7 +213,8 @@ def classwise_ece(
 
     For class k the bins of `reliability_table` are laid over p_k of all images, and the share of
     images labelled k is compared with the mean p_k of the bin. A class without images counts: stating
-    .2 for what never happens is an error. NaN when there are no images.
+    .2 for what never happens is an error. Arguments and errors as in `reliability_table`; NaN when
+    there are no images.
 
     References
     ----------
@@ -235,7 +238,8 @@ def nll(labels: Labels, pred_probs: Probs, *, weights: Weights | None = None) ->
     """Mean negative log-likelihood of the label in nats, 0 (best) to 34.54.
 
     Probabilities are clipped at 1e-15 for the logarithm: a label that was given 0 costs 34.54, and one
-    such image in 1,000 adds .035. NaN when there are no images.
+    such image in 1,000 adds .035. Arguments and errors as in `reliability_table`; NaN when there are
+    no images.
 
     Examples
     --------
@@ -253,7 +257,8 @@ def brier_score(labels: Labels, pred_probs: Probs, *, weights: Weights | None = 
     """Mean squared distance of the probabilities from the label, 0 (best) to 2.
 
     Summed over the K classes as Brier (1950) has it; for two classes this is twice what
-    `sklearn.metrics.brier_score_loss` gives. NaN when there are no images.
+    `sklearn.metrics.brier_score_loss` gives. Arguments and errors as in `reliability_table`; NaN when
+    there are no images.
 
     Examples
     --------

@@ -247,6 +247,7 @@ def average_precision_macro(labels: Labels, pred_probs: Probs, *, weights: Weigh
 
     Arguments and errors as `top_k_accuracy`. Average precision is the sum of the precision at each
     threshold times the recall gained there (no interpolation); tied images pass a threshold together.
+    NaN when there are no images.
     """
     labels, pred_probs, weights = checked(labels, pred_probs, weights)
     return float(average_precision_macro_draws(labels, pred_probs, weights)[0])

@@ -107,6 +107,11 @@ def compare(
     more_over : mapping of (subset, metric) to bool array of shape (N,), optional
         Images that a number of `more` is over; all where not named.
 
+    Returns
+    -------
+    Comparison
+        Frames `values`, `differences`, `mcnemar` and `best`, with `n_images` and `n_groups`.
+
     Raises
     ------
     ValueError

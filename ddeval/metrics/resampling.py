@@ -82,6 +82,11 @@ def bootstrap(
         Required: an interval nobody can reproduce is not a result.
     n_resamples, confidence_level : int, float in (0, 1)
 
+    Returns
+    -------
+    Estimate
+        `value`, `ci_low`, `ci_high`, `n_images`, `n_groups`, `n_undefined` (resamples without a value).
+
     Raises
     ------
     ValueError
@@ -133,6 +138,8 @@ def group_weights(
     """
     if n_resamples < 1:
         raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy Generator such as np.random.default_rng(0), got {rng!r}")
     dtype = np.float32 if len(group_of) <= FLOAT32_IMAGES else np.float64
     size = max(BLOCK_CELLS // len(group_of), FEWEST_IN_BLOCK)
     for start in range(0, n_resamples, size):

@@ -67,6 +67,8 @@ def risk_coverage(
 
     Parameters
     ----------
+    labels, pred_probs, weights
+        As in `ddeval.metrics.top_k_accuracy`.
     confidence : float array of shape (N,), optional
         Score that ranks the images, high is sure; the highest probability where None.
     n_points : int, optional

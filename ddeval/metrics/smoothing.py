@@ -27,7 +27,8 @@ def smooth_ece(labels: Labels, pred_probs: Probs, *, weights: Weights | None = N
     With residuals r_i = correct_i - confidence_i at c_i = confidence_i, the value is the fixed point
     s = integral over t in [0, 1] of |sum_i r_i K_s(t, c_i)| / n, where K_s is the Gaussian of width s
     reflected at 0 and 1 so that it integrates to 1 for every c_i. Where all residuals have one sign
-    it equals |mean r|. Biased upwards for few images, less than `ece`. NaN when there are no images.
+    it equals |mean r|. Biased upwards for few images, less than `ece`. Arguments and errors as in
+    `ddeval.metrics.calibration.reliability_table`; NaN when there are no images.
 
     Two public packages put half the weight on c = 1 and read too high where many confidences are 1;
     here the reflection is exact. The grid of 32,768 cells moves the value by less than 1e-5.
