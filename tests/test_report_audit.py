@@ -88,6 +88,7 @@ def test_readers_of_a_closed_batch_are_drawn_beside_the_model(audit: Path, tmp_p
     assert isinstance(plot, DotPlot)
     assert isinstance(note, Text)
     assert [row.name for row in plot.rows] == ["ann", "bob"]
+    assert not plot.keys  # no mark of a model that is not drawn
     assert "without the model’s answers" in note.text
     answered = found.assign(n=24, agrees=0.9, ci_low=0.8, ci_high=1.0)
     (plot,) = readers_section(answered).blocks

@@ -85,7 +85,7 @@ def test_reliability_draws_filled_bins_only() -> None:
     assert points(drawing, "s1") == [(75.0, 50.0)]
     (dot,) = elements(drawing, "circle", "s1")
     assert (dot["cx"], dot["cy"]) == ("75%", "50%")
-    assert "50.0\N{NO-BREAK SPACE}% to 100.0\N{NO-BREAK SPACE}%: 40 images" in drawing
+    assert "50.0\N{NO-BREAK SPACE}% to 100.0\N{NO-BREAK SPACE}%: 40 photographs" in drawing
 
 
 def test_reliability_after_scaling_is_drawn_open_beside_the_first() -> None:

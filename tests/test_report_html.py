@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from ddeval import io
 from ddeval.errors import InputError
 from ddeval.report import headline, measures, redraw
+from ddeval.report.cells import estimates_table
 from ddeval.report.html import write_run_report
 from ddeval.report.inputs import Number, RunTables, read_run_tables
 from tests.report_fixture import CLASSES, make_run
@@ -201,7 +203,7 @@ def test_photographs_of_patients_are_left_out_unless_asked_for(patients_run: Pat
     page = page_of(patients_run)
     assert "data:image" not in page.replace("img-src data:", "")
     assert "Photographs in this fileleft out" in Elements(page).text
-    assert "Patients’ photographs are left out of this file. Add --photos" in page
+    assert "Patients’ photographs are left out of this file. Add --photos" in Elements(page).text
     gallery, _ = io.read_parquet(patients_run / "labels-v0" / "curves" / "gallery.parquet")
     assert f"{gallery['label'][0]} → {gallery['predicted'][0]}" in Elements(page).text  # the list stays
     assert "SYNTHETIC" not in page
@@ -308,7 +310,7 @@ def test_the_ledger_is_shown_with_its_count(run: Path) -> None:
 
 
 def test_a_check_that_does_not_apply_is_not_called_passed(run: Path) -> None:
-    rows = re.findall(r"<tr><th[^>]*>(DD\d+)</th><td>[^<]*</td><td[^>]*>([^<]*)</td>", page_of(run))
+    rows = re.findall(r"<small>(DD\d+)</small></th><td[^>]*>([^<]*)</td>", page_of(run))
     assert dict(rows) == {
         "DD001": "✓ passed",
         "DD003": "✓ passed",
@@ -456,6 +458,26 @@ def test_docs_define_every_measure_and_only_those() -> None:
     defined = re.findall(r"^\*\*`(\w+)`", docs, flags=re.M)
     assert len(defined) == len(set(defined))
     assert set(measures.MEASURES) <= set(defined), set(measures.MEASURES) - set(defined)
+
+
+def test_the_head_says_how_many_photographs_the_headline_is_over(run: Path) -> None:
+    """628 at the head and 573 in the table look like an error, unless the 573 are named."""
+    text = Elements(page_of(run)).text
+    tables = read_run_tables(run, label_version="v0")
+    top_1 = tables.number("top_1_accuracy")
+    assert top_1 is not None
+    assert top_1.n_images < tables.summary["n_images"]
+    assert f"{top_1.n_images:,} of a target class" in text
+
+
+def test_cases_have_no_column_where_no_number_is_of_cases(run: Path) -> None:
+    tables = read_run_tables(run, label_version="v0")
+    by_both = estimates_table(tables, ("top_1_accuracy",), id="a", caption="a")
+    kept = {key: number for key, number in tables.numbers.items() if key[:2] != ("ece", "cases")}
+    by_image = estimates_table(replace(tables, numbers=kept), ("ece",), id="b", caption="b")
+    assert [title for title, _ in by_both.groups] == ["", "Photographs", "Cases"]
+    assert [title for title, _ in by_image.groups] == ["", "Photographs"]
+    assert {len(row) for row in by_image.rows} == {len(by_image.columns)} == {4}
 
 
 def test_no_template_passes_data_through_unescaped() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from ddeval.metrics.arrays import softmax
 from ddeval.metrics.paired import Comparison, compare
-from ddeval.report import comparison, decisions, doubts, subgroups
-from ddeval.report.components import Block, DotPlot, Page, Section, Table
+from ddeval.report import comparison, decisions, doubts, figures, subgroups
+from ddeval.report.components import Block, DotPlot, Figure, Page, Section, Table
 from ddeval.report.page import render
 from tests.report_fixture import skin_patch
 
@@ -243,7 +243,31 @@ def test_harm_is_shown_as_counts_shares_and_per_thousand() -> None:
     ]  # fmt: skip
     assert (row[0].sub, row[3].sub) == ("malignant", "[2.0, 11.0]")
     assert 'class="share wrong"' in figure.drawing
-    assert "malignant, a: 100 photographs" in figure.drawing
+    assert "malignant, a: 100 photographs, 5.0\N{NO-BREAK SPACE}% missed" in figure.drawing
+
+
+def test_the_table_of_harm_is_folded_where_the_decision_has_shown_every_row() -> None:
+    harm = pd.DataFrame(
+        {"group": "malignant", "run": ["A", "B"], "outcome": "missed", "n_images": 5, "share": 1.0}
+    )
+    for drawn, is_folded in ((("A", "B"), True), (("A",), False), ((), False)):
+        (figure,) = decisions.harm_section(harm, drawn=drawn).blocks
+        assert isinstance(figure, Figure)
+        assert figure.table is not None
+        assert figure.table.is_folded is is_folded
+
+
+def test_an_interval_past_the_end_of_its_axis_has_an_arrow_there() -> None:
+    """[0.23, 5.00] on a scale of 0.25 to 4 would look like [0.25, 4.00]."""
+    for low, high, arrows in ((0.23, 5.0, "◂▸"), (0.25, 5.0, "▸"), (0.25, 4.0, "")):
+        drawing = figures.plot_interval(1.0, low, high, axis=figures.RATIO_AXIS)
+        assert "".join(re.findall("[◂▸]", drawing)) == arrows
+
+
+def test_the_thresholds_of_net_benefit_are_round() -> None:
+    curve = pd.DataFrame({"threshold": [0.01, 0.5], "net_benefit": [0.1, 0.05], "refer_all": [0.1, -0.5]})
+    drawing = decisions.net_benefit_figure({"A": curve}, colours={"A": 1}).drawing
+    assert re.findall(r'y="100%" dy="18"[^>]*>([^<]*)<', drawing) == ["0", "10", "20", "30", "40", "50"]
 
 
 def test_net_benefit_stands_beside_referring_everybody() -> None:
@@ -279,6 +303,17 @@ def test_a_suppressed_subgroup_is_named_with_its_patients_and_not_drawn() -> Non
     assert [row.name for row in plot.rows] == ["II"]
     assert plot.rows[0].text == "70.0\N{NO-BREAK SPACE}%"
     assert "Too few patients to be shown: VI (3)." in plot.how_to_read
+
+
+def test_a_gallery_without_a_photograph_shows_no_empty_frames(tmp_path: Path) -> None:
+    page = html_of(doubts.doubtful_gallery(issues(), folder=tmp_path, has_photos=True))
+    assert 'class="nophoto"' not in page
+    assert "No photograph was kept with the audit." in page
+
+
+def test_one_pair_is_not_1_pairs(tmp_path: Path) -> None:
+    gallery = doubts.duplicates_gallery(pairs(), folder=tmp_path, has_photos=False, n_all=1)
+    assert gallery.note == "1 pair of 1, leaks first."
 
 
 def test_without_subgroups_the_section_says_what_to_supply() -> None:

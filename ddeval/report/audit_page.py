@@ -224,6 +224,7 @@ def readers_section(readers: pd.DataFrame | None) -> Section:
                 sub=shown_interval(row["ci_low"], row["ci_high"], "percent"),
             )
         )
+    has_model = "the model" in {row.name for row in rows}
     plot = DotPlot(
         "readers-plot",
         "How often each agrees with the other readers",
@@ -234,10 +235,10 @@ def readers_section(readers: pd.DataFrame | None) -> Section:
         figures.plot_axis(figures.PERCENT_AXIS),
         n_title="cases",
         value_title="agreement",
-        keys=[("dot s1", "a reader"), ("dot s2", "the model")],
+        keys=[("dot s1", "a reader"), ("dot s2", "the model")] if has_model else (),
     )
     blocks: list[Block] = [plot]
-    if "the model" not in {row.name for row in rows}:
+    if not has_model:
         blocks.append(
             Text(
                 "The batch was opened without the model’s answers: ddeval vet open AUDIT keeps them.",

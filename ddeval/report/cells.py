@@ -29,13 +29,24 @@ UNITS: dict[str, Unit] = {
 count, all else has three decimals."""
 
 
+TITLES = {
+    "run": "Checkpoint", "n_only_run": "Only the checkpoint", "n_only_baseline": "Only the baseline",
+    "p_value": "p", "se_paired": "Standard error, paired", "se_unpaired": "Standard error, unpaired",
+    "n_images": "Photographs", "n_fit": "Fitted on", "n_test": "Judged on", "image_id": "Image",
+    "predicted": "Answer", "baseline_predicted": "Answer of the baseline", "refer_all": "Refer everybody",
+    "ci_low": "95 % interval from", "ci_high": "to", "difference_low": "95 % interval from",
+    "difference_high": "to", "share_of_label": "Share of the label",
+}  # fmt: skip
+"""Column names of a table shown as it stands that do not say enough with their first letter made large."""
+
 PLACES = frozenset({"path", "folder", "image_roots", "conditions", "overlays", "abstain"})
 """Facts that say where something lies: a page is passed on, the tree of the machine is not."""
 
 
 def estimates_table(run: RunTables, names: Sequence[str], *, id: str, caption: str, note: str = "") -> Table:
-    """Metrics as rows; value, interval and n by photograph, and by case where there are any."""
-    subsets = ("all", "cases") if run.has_cases else ("all",)
+    """Metrics as rows; value, interval and n by photograph, and by case where any has a number there."""
+    has_cases = any(run.number(name, subset="cases") for name in names)
+    subsets = ("all", "cases") if has_cases else ("all",)
     rows = []
     for name in names:
         if any(run.number(name, subset=subset) for subset in subsets):
@@ -44,7 +55,7 @@ def estimates_table(run: RunTables, names: Sequence[str], *, id: str, caption: s
             for subset in subsets:
                 row += _estimate_cells(run, name, subset)
             rows.append(row)
-    each = [Column("value"), Column("95 % interval"), Column("n")]
+    each = [Column("Value"), Column("95 % interval"), Column("n")]
     return Table(
         id,
         caption,
@@ -52,7 +63,7 @@ def estimates_table(run: RunTables, names: Sequence[str], *, id: str, caption: s
         rows,
         is_sortable=False,
         note=note,
-        groups=[("", 1), ("Photographs", 3), *([("Cases", 3)] if run.has_cases else [])],
+        groups=[("", 1), ("Photographs", 3), *([("Cases", 3)] if has_cases else [])],
     )
 
 
@@ -185,7 +196,10 @@ def _estimate_cells(run: RunTables, name: str, subset: str) -> list[Cell]:
 
 def _title(name: object) -> str:
     text = str(name)
-    return MEASURES[text].title if text in MEASURES else text.replace("_", " ")
+    if text in MEASURES:
+        return MEASURES[text].title
+    words = text.replace("_", " ")
+    return TITLES.get(text, words[:1].upper() + words[1:])
 
 
 def _plain_cell(value: Any, name: str) -> Cell:

@@ -144,7 +144,8 @@ def _share_plot(run: RunTables, names: Sequence[str]) -> DotPlot:
         run, names, "share_ratio", figures.RATIO_AXIS, 1.0,
         title="Which classes are named too often",
         how_to_read="How often a class is answered, divided by how often it is labelled. Right of the line "
-        "the model says it more often than the labels do, left of it less. Each step of the scale doubles.",
+        "the model says it more often than the labels do, left of it less. Each step of the scale "
+        "doubles; an arrow: the interval goes on.",
     )  # fmt: skip
 
 
@@ -177,8 +178,14 @@ def _dot_row(name: str, number: Number, axis: figures.Axis, unit: Unit, referenc
         shown(number.n_images, "count"),
         figures.plot_interval(number.value, number.ci_low, number.ci_high, axis=axis, reference=reference),
         shown(number.value, unit, n=number.n_images),
-        sub=shown_interval(number.ci_low, number.ci_high, unit),
+        sub=interval_words(number, unit),
     )
+
+
+def interval_words(number: Number, unit: Unit) -> str:
+    """The interval; where a value has none, as every resample repeats it or too few have one, that."""
+    none = "" if is_undefined(number.value) else "no interval"
+    return shown_interval(number.ci_low, number.ci_high, unit) or none
 
 
 def _class_table(run: RunTables, names: Sequence[str]) -> Table:

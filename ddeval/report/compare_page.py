@@ -39,9 +39,9 @@ from ddeval.report.evidence import (
     errors_section,
 )
 from ddeval.report.guidelines import Reported
-from ddeval.report.inputs import RunTables, read_run_tables
+from ddeval.report.inputs import UNKNOWN, RunTables, read_run_tables
 from ddeval.report.page import render
-from ddeval.report.rounding import counted
+from ddeval.report.rounding import counted, shown
 from ddeval.report.subgroups import measured_attributes, subgroup_section, whole_of
 from ddeval.report.vetted import vetted_section
 
@@ -207,11 +207,20 @@ def _measured(compared: ComparisonTables, *, date: str, has_photos: bool) -> str
         "Comparison",
         date,
         f"{manifest or 'manifest not given'}, split {', '.join(facts.get('splits', [])) or 'all'}",
-        f"{counted(facts['n_images'], 'photographs')}, {counted(facts['n_groups'], facts['group_unit'])}",
+        _counts(compared),
         f"labels {facts['labels']}{as_given}",
         f"photographs {'shown' if has_photos else 'left out of this file'}",
     ]
     return " · ".join(said)
+
+
+def _counts(compared: ComparisonTables) -> str:
+    """Photographs, of a target class where not all are, and patients."""
+    facts = compared.facts
+    n_target = (compared.candidate.number("top_1_accuracy") or UNKNOWN).n_images
+    of_target = f" ({shown(n_target, 'count')} of a target class)" if 0 < n_target < facts["n_images"] else ""
+    photographs, groups = facts["n_images"], counted(facts["n_groups"], facts["group_unit"])
+    return f"{counted(photographs, 'photographs')}{of_target}, {groups}"
 
 
 def _decision_section(compared: ComparisonTables) -> Section:

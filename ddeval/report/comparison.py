@@ -92,7 +92,7 @@ def round_1_table(
         Column(f"Δ top-1 to {baseline}", help="Paired difference with its interval."),
         *(Column(_ROUND_1_TITLES[name], help=measure(name).meaning) for name in numbers[2:]),
         Column("Parameters", help="Millions."),
-        Column("p95, ms", help="Latency of ddeval bench."),
+        Column("Latency p95, ms", help="Of ddeval bench."),
         Column("Notes", is_number=False),
     ]
     known = [i < 6 or any(row[i].text not in ("", "–") for row in rows) for i in range(len(columns))]
@@ -391,7 +391,7 @@ def _difference_table(rows: Sequence[Mapping[Hashable, Any]], metric: str) -> Ta
     ]
     columns = [
         Column("Checkpoint", is_number=False),
-        *(Column(t) for t in ("difference", "95 % interval", "p", "p, Holm", "smallest detectable")),
+        *(Column(t) for t in ("Difference", "95 % interval", "p", "p, Holm", "Smallest detectable")),
         Column("In words", is_number=False),
     ]
     return Table(f"differences-{metric}", "The differences as a table", columns, cells, is_folded=True)

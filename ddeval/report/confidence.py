@@ -149,12 +149,12 @@ def _reliability_table(before: pd.DataFrame, after: pd.DataFrame | None) -> Tabl
     columns = [
         Column("Confidence", is_number=False),
         Column("n"),
-        Column("mean confidence"),
-        Column("accuracy"),
+        Column("Mean confidence"),
+        Column("Accuracy"),
     ]
     held = [before]
     if after is not None:
-        columns += [Column("n, scaled"), Column("mean confidence, scaled"), Column("accuracy, scaled")]
+        columns += [Column("n, scaled"), Column("Mean confidence, scaled"), Column("Accuracy, scaled")]
         held.append(after)
     rows = []
     for i, (low, high) in enumerate(zip(before["low"], before["high"], strict=True)):
@@ -184,7 +184,7 @@ def _calibration_facts(run: RunTables) -> Iterable[Fact]:
             sub=f"a perfect model at this n: {band}" if band else "",
         )
     if p_value:
-        yield Fact("p, were it perfect", shown(p_value.value, "p_value"))
+        yield Fact("p, were it perfectly calibrated", shown(p_value.value, "p_value"))
     fitted = run.summary.get("recalibration") or {}
     temperatures = [float(t) for t in fitted.get("temperatures", [])]
     if temperatures:

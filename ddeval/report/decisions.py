@@ -25,7 +25,16 @@ from ddeval.report.components import (
     missing,
 )
 from ddeval.report.measures import measure
-from ddeval.report.rounding import Unit, counted, is_undefined, shown, shown_interval, shown_with_interval
+from ddeval.report.rounding import (
+    Unit,
+    counted,
+    is_undefined,
+    ranged,
+    shown,
+    shown_interval,
+    shown_time,
+    shown_with_interval,
+)
 
 Answer = Literal["pass", "fail", "cannot tell"]
 
@@ -60,10 +69,11 @@ def gate_block(gate: Mapping[str, Any]) -> Decision:
         if c.get("bound") is not None:
             text += f", asked: {_asked(c, unit)}"
         if c.get("note"):
-            text += f" ({c['note']})"
+            text += f" ({ranged(str(c['note']))})"
         n = f"n = {shown(c['n_images'], 'count')}" if c.get("n_images") is not None else ""
         criteria.append(Criterion(str(c["name"]), _answer(c["answer"]), text, n))
-    note = f"Criteria written before the run: sha256 {gate['sha256']}, first looked at {gate['first_look']}."
+    looked = shown_time(str(gate["first_look"]))
+    note = f"Criteria written before the run: sha256 {gate['sha256']}, first looked at {looked}."
     return Decision(_answer(gate["answer"]), str(gate["sentence"]), criteria, note=note)
 
 
@@ -138,7 +148,11 @@ def harm_section(
             "the groups there, and raw_label in the manifest, so that a cancer inside “other” is found too.",
             menu="Harm",
         )
-    blocks: list[Block] = [harm_figure(harm, only=drawn)]
+    figure = harm_figure(harm, only=drawn)
+    if drawn and set(harm["run"]) <= set(drawn) and figure.table:  # the decision has shown every row of it
+        table = replace(figure.table, caption="The outcomes as a table", is_folded=True)
+        figure = replace(figure, table=table)
+    blocks: list[Block] = [figure]
     if deferring is not None and len(deferring):
         blocks.append(
             harm_figure(
@@ -198,9 +212,10 @@ def harm_figure(
         outcomes = {str(row["outcome"]): row for row in held.to_dict("records")}
         parts = [(outcomes[name]["share"], mark, name) for name, mark in _HARM.items() if name in outcomes]
         if not only or run in only:
-            drawn.append(
-                figures.tag("p", f"{group}, {run}: {counted(n_images, 'photographs')}", class_="sharename")
-            )
+            name = f"{group}, {run}: {counted(n_images, 'photographs')}"
+            if "missed" in outcomes:  # its part of the bar may be too narrow for words
+                name += f", {shown(outcomes['missed']['share'], 'percent')} missed"
+            drawn.append(figures.tag("p", name, class_="sharename"))
             drawn.append(figures.plot_shares(parts, label=f"{group}, {run}: outcomes; the table is below."))
         missed = outcomes.get("missed", {})
         of_patients = missed.get("n_groups")
@@ -290,25 +305,28 @@ def net_benefit_figure(curves: Mapping[str, pd.DataFrame], *, colours: Mapping[s
         `threshold`, `net_benefit`, `refer_all`.
     """
     first = next(iter(curves.values()))
-    top = max(float(curve["net_benefit"].max()) for curve in curves.values())
+    ends = [name for name in ("net_benefit", "ci_high") if name in first]
+    top = max(float(curve[ends].max().max()) for curve in curves.values())
     y_axis = figures.Axis.around_zero([0.0 if is_undefined(top) else top], unit="probability")
     all_referred = first[["threshold", "refer_all"]].rename(columns={"refer_all": "net_benefit"})
     within = all_referred[all_referred["net_benefit"] >= y_axis.low]
     keys = [(f"dot s{colours[run]}", run) for run in curves]
     lines = [(curve, colours[run]) for run, curve in curves.items()]
     thresholds = figures.Axis.over(
-        0.0, *(float(first["threshold"].max()) * i / 4 for i in (1, 2, 3, 4)), unit="percent"
+        0.0, *(float(first["threshold"].max()) * i / 5 for i in (1, 2, 3, 4, 5)), unit="percent"
     )
     table = pd.concat([curve.assign(checkpoint=run) for run, curve in curves.items()])
     return Figure(
         "net-benefit",
         "What referring by the model is worth",
         "Across: the probability from which one refers, the price of a needless referral. Up: malignant "
-        "cases referred a case, less the needless ones at that price. Below the dotted line it is better to "
-        "refer everybody.",
+        "photographs referred, less the needless ones at that price, per photograph. Below the dotted line "
+        "it is better to refer everybody."
+        + (" The bands are 95 % intervals." if "ci_high" in first else ""),
         figures.plot_lines(
             [(within, 0), *lines], x="threshold", y="net_benefit", x_axis=thresholds, y_axis=y_axis,
-            x_title="threshold, %", y_title="net benefit a case", label="Net benefit; its table is below.",
+            x_title="threshold, %", y_title="net benefit per photograph",
+            label="Net benefit; its table is below.",
         ),
         table=frame_table(
             table[["checkpoint", *first.columns]], id="net-benefit-table", caption="The curves as a table",

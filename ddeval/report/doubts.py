@@ -4,7 +4,7 @@ Each takes a table of `ddeval.audit` and shows it. What is shown is a suspicion:
 label wrong.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +33,7 @@ from ddeval.report.components import (
 from ddeval.report.evidence import PHOTOS_LEFT_OUT
 from ddeval.report.inputs import data_uri
 from ddeval.report.measures import DOUBTS
-from ddeval.report.rounding import rounded, shown, shown_tick
+from ddeval.report.rounding import counted, rounded, shown, shown_tick
 
 FOUND_BY = {
     "file": "equal files",
@@ -120,7 +120,7 @@ def doubtful_gallery(
         "Quality runs from 0 to 1. It is a list to look through: a reader decides.",
         cards,
         note=f"The {shown(len(cards), 'count')} most doubtful{_of(n_all)}.",
-        left_out="" if has_photos else PHOTOS_LEFT_OUT,
+        left_out=_left_out(cards, has_photos=has_photos),
     )
 
 
@@ -136,9 +136,9 @@ def overlap_section(overlap: pd.DataFrame, health: pd.DataFrame, *, issues: pd.D
     on_page, items = set(issues["given_label"] + " → " + issues["predicted_label"]), []
     for row in overlap.head(N_PAIRS).to_dict("records"):
         pair = f"{row['given_label']} → {row['likely_label']}"
-        n, share = shown(row["n_images"], "count"), shown(row["share"], "percent")
+        n, share = counted(row["n_images"], "photographs"), shown(row["share"], "percent")
         link = "doubtful-cards" if pair in on_page else ""
-        sub = f"about {n} photographs, {share} of the label"
+        sub = f"about {n}, {share} of the label"
         items.append(Cell(pair, sub=sub, link=link, filters=pair if link else ""))
     blocks: list[Block] = [Listing("overlap-pairs", "Most often mixed up, label → more likely", items)]
     names = [*held["class_name"], *(health.loc[health["n_images"] == 0, "class_name"])]
@@ -163,7 +163,7 @@ def overlap_heat(overlap: pd.DataFrame, *, n_by_class: Mapping[str, int]) -> Hea
     )
     rows = []
     for given, n in n_by_class.items():
-        row = [Cell(given, title=f"{shown(n, 'count')} photographs")]
+        row = [Cell(given, title=counted(n, "photographs"))]
         for likely in n_by_class:
             share = shares.get((given, likely), 0.0)
             title = (
@@ -246,8 +246,8 @@ def duplicates_gallery(
         "Duplicates, side by side",
         "Two photographs a card. A pair across splits is a leak; of two labels in a pair one is wrong.",
         cards,
-        note=f"{shown(len(cards), 'count')} pairs{_of(n_all)}, leaks first.",
-        left_out="" if has_photos else PHOTOS_LEFT_OUT,
+        note=f"{counted(len(cards), 'pairs')}{_of(n_all)}, leaks first.",
+        left_out=_left_out(cards, has_photos=has_photos),
         is_wide=True,
     )
 
@@ -276,9 +276,17 @@ def off_topic_section(off_topic: pd.DataFrame, *, folder: Path, has_photos: bool
         f"Score: {DOUBTS['off_topic_score'].meaning} Seldom photographed conditions are unlike the rest too.",
         cards,
         note=f"The first {shown(len(cards), 'count')}{_of(len(off_topic))}.",
-        left_out="" if has_photos else PHOTOS_LEFT_OUT,
+        left_out=_left_out(cards, has_photos=has_photos),
     )
     return Section("off-topic", title, [gallery], menu="Off topic")
+
+
+def _left_out(cards: Sequence[Card], *, has_photos: bool) -> str:
+    """Why a gallery has no photographs; empty where it has one."""
+    if not has_photos:
+        return PHOTOS_LEFT_OUT
+    has_one = any(photo.data_uri for card in cards for photo in card.photos)
+    return "" if has_one else "No photograph was kept with the audit."
 
 
 def _of(n_all: int | None) -> str:

@@ -25,7 +25,7 @@ from ddeval.report.components import (
 from ddeval.report.guidelines import NOTHING_MORE, Reported, guideline_table
 from ddeval.report.inputs import RunTables
 from ddeval.report.measures import MEASURES
-from ddeval.report.rounding import shown
+from ddeval.report.rounding import shown, shown_time
 
 PHOTOS_LEFT_OUT = (
     "Patients’ photographs are left out of this file. Add --photos to the command to put them in."
@@ -165,20 +165,19 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
         answer, tone = ANSWERS.get(check["status"], (str(check["status"]), "plain"))
         rows.append(
             [
-                Cell(str(check["code"])),
-                Cell(str(check["title"])),
+                Cell(str(check["title"]), sub=str(check["code"])),
                 Cell(answer, tone=tone),
                 Cell(str(check.get("message") or "")),
             ]
         )
-    columns = [Column(title, is_number=False) for title in ("Check", "Would be wrong", "Answer", "Found")]
+    columns = [Column(title, is_number=False) for title in ("What would be wrong", "Answer", "Found")]
     return Table("checks", "Data checks", columns, rows)
 
 
 def looks_table(looks: Sequence[Mapping[str, Any]]) -> Table:
     """The ledger: each time numbers of this split were made."""
     rows = [
-        [Cell(str(look.get(name, ""))) for name in ("time", "run", "labels")]
+        [Cell(shown_time(str(look.get(name, "")))) for name in ("time", "run", "labels")]
         for look in sorted(looks, key=lambda look: str(look.get("time", "")))
     ]
     columns = [Column(title, is_number=False) for title in ("Time", "Run", "Labels")]

@@ -180,7 +180,7 @@ def plot_risk_coverage(
     drawn = thinned(known, MAX_POINTS)
     top = _round_up(float(known["risk"].max()) if len(known) else 1.0)
     risks = Axis.over(*(top * i / 4 for i in range(5)), unit="percent")
-    parts = [*_frame(PERCENT_AXIS, risks, "answered, % of images", "wrong among the answered, %")]
+    parts = [*_frame(PERCENT_AXIS, risks, "answered, % of photographs", "wrong among the answered, %")]
     points = [
         (PERCENT_AXIS.at(c), 100 - risks.at(r)) for c, r in zip(drawn["coverage"], drawn["risk"], strict=True)
     ]
@@ -209,7 +209,7 @@ def plot_risk_coverages(curves: Sequence[tuple[pd.DataFrame, int]], *, label: st
     return plot_lines(
         curves, x="coverage", y="risk", x_axis=PERCENT_AXIS,
         y_axis=Axis.over(*(top * i / 4 for i in range(5)), unit="percent"),
-        x_title="answered, % of images", y_title="wrong among the answered, %", label=label,
+        x_title="answered, % of photographs", y_title="wrong among the answered, %", label=label,
     )  # fmt: skip
 
 
@@ -299,6 +299,10 @@ def _mark(
     if not (is_undefined(ci_low) or is_undefined(ci_high)):
         low, high = pct(axis.at(ci_low)), pct(axis.at(ci_high))
         yield tag("line", x1=low, x2=high, y1=y, y2=y, class_=f"whisker s{series}")
+        if ci_low < axis.low:
+            yield tag("text", "◂", x="0%", y=y, dx="-5", dy="4", class_=f"beyond s{series} middle")
+        if ci_high > axis.high:
+            yield tag("text", "▸", x="100%", y=y, dx="5", dy="4", class_=f"beyond s{series} middle")
     yield tag("circle", cx=pct(axis.at(value)), cy=y, r="4.5", class_=f"dot {mark}")
 
 
@@ -345,7 +349,7 @@ def _counts_under(table: pd.DataFrame) -> Markup:
             )
         )
     words = tag(
-        "text", f"images a bin, at most {shown(most, 'count')}", x="0", y="0", dy="-8", class_="title"
+        "text", f"photographs per bin, at most {shown(most, 'count')}", x="0", y="0", dy="-8", class_="title"
     )
     base = tag("line", x1="0%", x2="100%", y1="100%", y2="100%", class_="base")
     return tag("svg", *bars, base, words, class_="counts", aria_hidden="true")
@@ -353,7 +357,7 @@ def _counts_under(table: pd.DataFrame) -> Markup:
 
 def _bin_words(bin_: Mapping[Hashable, Any]) -> str:
     ends = f"{shown(bin_['low'], 'percent')} to {shown(bin_['high'], 'percent')}"
-    return f"{ends}: {counted(bin_['n'], 'images')}"
+    return f"{ends}: {counted(bin_['n'], 'photographs')}"
 
 
 def _line(points: Sequence[tuple[float, float]], class_: str, *, closed: bool = False) -> Markup:

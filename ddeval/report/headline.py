@@ -8,7 +8,7 @@ from ddeval.report.classes import MAX_HEAT_CLASSES, confusion_heat
 from ddeval.report.components import Block, Fact, Figure, Folded, Section, Text, missing
 from ddeval.report.inputs import UNKNOWN, Number, RunTables
 from ddeval.report.measures import measure
-from ddeval.report.rounding import Unit, is_undefined, shown, shown_interval, shown_range
+from ddeval.report.rounding import NBSP, Unit, is_undefined, shown, shown_interval, shown_range
 
 TILES = ("top_1_accuracy", "top_3_accuracy", "balanced_accuracy", "calibration_gap")
 HEADLINE = (
@@ -43,7 +43,8 @@ def tiles(run: RunTables) -> Iterable[Fact]:
             about = measure(name)
             text = shown(number.value, about.unit, n=number.n_images)
             interval = shown_interval(number.ci_low, number.ci_high, about.unit)
-            yield Fact(about.title, text, sub=interval, title=about.meaning)
+            sub = f"95 % interval {interval.replace(' ', NBSP)}" if interval else ""
+            yield Fact(about.title, text, sub=sub, title=about.meaning)
 
 
 def measured_facts(run: RunTables, *, date: str, has_photos: bool) -> Iterable[Fact]:
@@ -51,7 +52,10 @@ def measured_facts(run: RunTables, *, date: str, has_photos: bool) -> Iterable[F
     facts, summary = run.facts, run.summary
     manifest = str(facts.get("manifest", {}).get("path", "")).rsplit("/", 1)[-1]
     yield Fact("Data", f"{manifest or 'not given'}, split {', '.join(facts.get('splits', [])) or 'all'}")
-    yield Fact("Photographs", shown(summary.get("n_images"), "count"))
+    n_images, n_target = summary.get("n_images"), (run.number("top_1_accuracy") or UNKNOWN).n_images
+    has_others = n_images is not None and 0 < n_target < n_images
+    of_target = f"{shown(n_target, 'count')} of a target class" if has_others else ""
+    yield Fact("Photographs", shown(n_images, "count"), sub=of_target)
     yield Fact(
         run.group_unit.capitalize(), shown(summary.get("n_groups"), "count"), title="What an interval draws."
     )

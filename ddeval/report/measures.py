@@ -76,7 +76,7 @@ MEASURES: dict[str, Measure] = {
     "top_1_accuracy": Measure(
         "Top-1 accuracy",
         "percent",
-        "The most likely class is the label, over images labelled with a target class.",
+        "The most likely class is the label, over photographs labelled with a target class.",
     ),
     "top_3_accuracy": Measure(
         "Top-3 accuracy", "percent", "The label is among the three most likely classes; a tie counts against."
@@ -98,7 +98,7 @@ MEASURES: dict[str, Measure] = {
     "auroc_macro": Measure(
         "AUROC, macro",
         "probability",
-        "Mean over classes of the chance that an image of the class is ranked above one of another class.",
+        "Mean over classes of the chance that a photograph of the class ranks above one of another class.",
     ),
     "auroc_weighted": Measure(
         "AUROC, weighted", "probability", "The same, weighted by the labels of each class."
@@ -107,14 +107,16 @@ MEASURES: dict[str, Measure] = {
         "Average precision, macro", "probability", "Mean over classes of the area under precision and recall."
     ),
     "sensitivity": Measure(
-        "Sensitivity", "percent", "Share of the class's images that are recognised as it."
+        "Sensitivity", "percent", "Share of the class's photographs that are recognised as it."
     ),
-    "specificity": Measure("Specificity", "percent", "Share of the other images that are not called it."),
+    "specificity": Measure(
+        "Specificity", "percent", "Share of the other photographs that are not called it."
+    ),
     "ppv": Measure("PPV", "percent", "Share of the answers that name the class and are right."),
     "npv": Measure("NPV", "percent", "Share of the answers that do not name the class and are right."),
     "f1": Measure("F1", "probability", "Harmonic mean of sensitivity and PPV."),
     "auroc": Measure(
-        "AUROC", "probability", "Chance that an image of the class is ranked above one of another class."
+        "AUROC", "probability", "Chance that a photograph of the class is ranked above one of another class."
     ),
     "average_precision": Measure(
         "Average precision",
@@ -135,16 +137,19 @@ MEASURES: dict[str, Measure] = {
         "AUROC of “other”", "probability", "How well its probability ranks what is “other” first."
     ),
     "other_sensitivity": Measure(
-        "Sensitivity for “other”", "percent", "Share of “other” images answered “other”."
+        "Sensitivity for “other”", "percent", "Share of “other” photographs answered “other”."
     ),
     "other_ppv": Measure("PPV of “other”", "percent", "Share of the answers “other” that are right."),
     "target_right": Measure(
         "Targets answered right",
         "percent",
-        "Share of images of a target class that get the right answer, open set.",
+        "Share of photographs of a target class that get the right answer, open set.",
     ),
     "answered": Measure(
-        "Answered", "percent", "Share of all images that the deferral rule does not hand over.", "neither"
+        "Answered",
+        "percent",
+        "Share of all photographs that the deferral rule does not hand over.",
+        "neither",
     ),
     "answered_wrong": Measure(
         "Wrong answers", "percent", "Share of the answers given under the rule that are wrong.", "low"
@@ -163,7 +168,7 @@ MEASURES: dict[str, Measure] = {
         "low",
     ),
     "ece_equal_mass": Measure(
-        "ECE, equal mass", "probability", "The same over bins that hold equally many images.", "low"
+        "ECE, equal mass", "probability", "The same over bins that hold equally many photographs.", "low"
     ),
     "mce": Measure("MCE", "probability", "The largest such distance of any bin.", "low"),
     "classwise_ece": Measure(
@@ -198,7 +203,7 @@ MEASURES: dict[str, Measure] = {
     "augrc": Measure(
         "AUGRC",
         "probability",
-        "Mean share of images answered wrongly over all coverages; 0.5 at worst.",
+        "Mean share of photographs answered wrongly over all coverages; 0.5 at worst.",
         "low",
     ),
     "eaurc": Measure(
@@ -210,20 +215,20 @@ MEASURES: dict[str, Measure] = {
         "Chance that a right answer is surer than a wrong one; 0.5 is chance.",
     ),
     "coverage_at_risk_5": Measure(
-        "Coverage at 5 % risk",
+        "Coverage at 5\N{NO-BREAK SPACE}% risk",
         "percent",
-        "Largest share of images answered with at most 5 % of answers wrong.",
+        "Largest share of photographs answered with at most 5 % of answers wrong.",
     ),
     "coverage_at_risk_10": Measure(
-        "Coverage at 10 % risk",
+        "Coverage at 10\N{NO-BREAK SPACE}% risk",
         "percent",
-        "Largest share of images answered with at most 10 % of answers wrong.",
+        "Largest share of photographs answered with at most 10 % of answers wrong.",
     ),
     **{
         f"{group}_right": Measure(
             f"{group.capitalize()}: right",
             "percent",
-            f"Share of the {group} images answered with a class at least as serious.",
+            f"Share of the {group} photographs answered with a class at least as serious.",
         )
         for group in RISK_GROUPS
     },
@@ -231,7 +236,7 @@ MEASURES: dict[str, Measure] = {
         f"{group}_deferred": Measure(
             f"{group.capitalize()}: deferred",
             "percent",
-            f"Share of the {group} images handed to a person.",
+            f"Share of the {group} photographs handed to a person.",
             "neither",
         )
         for group in RISK_GROUPS
@@ -240,7 +245,7 @@ MEASURES: dict[str, Measure] = {
         f"{group}_missed": Measure(
             f"{group.capitalize()}: missed",
             "percent",
-            f"Share of the {group} images answered with something less serious.",
+            f"Share of the {group} photographs answered with something less serious.",
             "low",
         )
         for group in RISK_GROUPS
@@ -256,9 +261,9 @@ MEASURES: dict[str, Measure] = {
     },
     **{
         f"malignant_sensitivity_at_specificity_{percent}": Measure(
-            f"Malignant sensitivity at {percent} % specificity",
+            f"Malignant sensitivity at {percent}\N{NO-BREAK SPACE}% specificity",
             "percent",
-            "Share of the malignant images referred by the threshold that spares so many of the others.",
+            "Share of the malignant photographs referred by the threshold that spares so many of the others.",
         )
         for percent in (80, 90, 95)
     },

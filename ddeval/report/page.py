@@ -11,7 +11,7 @@ import re
 from importlib import resources
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ddeval.report.components import Page
 
@@ -28,6 +28,7 @@ def render(page: Page) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["breakable"] = breakable
+    environment.filters["commands"] = commands
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_source_hash(style)}'; "
         f"script-src '{_source_hash(script)}'; base-uri 'none'; form-action 'none'"
@@ -46,6 +47,19 @@ def breakable(text: str) -> Markup:
     """
     parts = re.split(r"(?<=[_+/])(?=\w)", text)
     return Markup("<wbr>").join(parts)
+
+
+def commands(text: str) -> Markup:
+    """Text, escaped, whose options of a command line do not break after their dashes.
+
+    >>> commands("Pass --gate <b>")
+    Markup('Pass <code class="flag">--gate</code> &lt;b&gt;')
+    """
+    parts = re.split(r"((?<!\S)--[a-z][a-z-]*)", text)
+    return Markup("").join(
+        Markup('<code class="flag">%s</code>') % part if i % 2 else escape(part)
+        for i, part in enumerate(parts)
+    )
 
 
 def _asset(name: str) -> str:

@@ -6,6 +6,7 @@ that a person reads (coordinates inside a figure are not read).
 """
 
 import math
+import re
 from typing import Literal
 
 Unit = Literal[
@@ -125,6 +126,25 @@ def shown_range(ci_low: float, ci_high: float, unit: Unit) -> str:
     """
     low = rounded(ci_low, unit)
     return shown(ci_high, unit) if low == rounded(ci_high, unit) else f"{low} to {shown(ci_high, unit)}"
+
+
+def ranged(text: str) -> str:
+    """Text with the hyphen of a range, of numbers or skin types, as an en dash.
+
+    >>> ranged("age: 18-39"), ranged("V-VI, site-1-2")
+    ('age: 18–39', 'V–VI, site-1-2')
+    """
+    return re.sub(r"(?<![\w-])([0-9]+|[IV]+)-([0-9]+|[IV]+)(?![\w-])", r"\1–\2", text)
+
+
+def shown_time(text: str) -> str:
+    """A moment to the minute, and in which zone; what is no moment stays as it is.
+
+    >>> shown_time("2026-11-26T13:35:19+00:00"), shown_time("2026-06-30")
+    ('2026-11-26 13:35 UTC', '2026-06-30')
+    """
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)\S*(\+00:00|Z)", text)
+    return f"{found[1]} {found[2]} UTC" if found else text
 
 
 def is_undefined(value: float | None) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ddeval.report import figures
 from ddeval.report.cells import frame_table, number_cell, runs_table, value_cell
-from ddeval.report.classes import MAX_HEAT_CLASSES, N_PAIRS, confusion_heat, falling
+from ddeval.report.classes import MAX_HEAT_CLASSES, N_PAIRS, confusion_heat, falling, interval_words
 from ddeval.report.components import (
     Block,
     Cell,
@@ -29,7 +29,7 @@ from ddeval.report.confidence import CALIBRATION, N_TABLE_ROWS, SELECTIVE, sets_
 from ddeval.report.headline import HEADLINE
 from ddeval.report.inputs import UNKNOWN, RunTables
 from ddeval.report.measures import measure
-from ddeval.report.rounding import counted, is_undefined, rounded, shown, shown_interval
+from ddeval.report.rounding import counted, is_undefined, rounded, shown
 
 BY_CLASS = ("sensitivity", "ppv", "auroc", "share_ratio")
 Colours = Mapping[str, int]
@@ -64,7 +64,8 @@ def class_section(runs: Sequence[RunTables], candidate: RunTables, colours: Colo
             runs, candidate, colours, "share_ratio", figures.RATIO_AXIS, 1.0,
             title="Which classes are named too often",
             how_to_read="How often a class is answered, divided by how often it is labelled. Right of the "
-            "line the checkpoint says it more often than the labels do. Each step of the scale doubles.",
+            "line the checkpoint says it more often than the labels do. Each step of the scale doubles; an "
+            "arrow: the interval goes on.",
         ),
     ]  # fmt: skip
     return Section(
@@ -99,7 +100,7 @@ def _class_plot(
         )
         number = of_candidate[name]
         text = shown(number.value, unit, n=number.n_images)
-        sub = shown_interval(number.ci_low, number.ci_high, unit)
+        sub = interval_words(number, unit)
         rows.append(DotRow(name, shown(number.n_images, "count"), drawing, text, sub=sub))
     id = metric.replace("_", "-")
     return DotPlot(

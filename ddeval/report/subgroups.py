@@ -22,7 +22,7 @@ from ddeval.report.components import (
 )
 from ddeval.report.inputs import Number, RunTables
 from ddeval.report.measures import measure
-from ddeval.report.rounding import Unit, counted, is_undefined, shown, shown_interval
+from ddeval.report.rounding import Unit, counted, is_undefined, ranged, shown, shown_interval
 
 PLOTTED = ("top_1_accuracy", "malignant_right")
 """Metrics drawn; all stand in the table."""
@@ -101,7 +101,9 @@ def _plot(
         )
         text = shown(number.value, about.unit, n=number.n_images)
         sub = shown_interval(number.ci_low, number.ci_high, about.unit)
-        drawn.append(DotRow(str(row["group"]), shown(number.n_groups, "count"), drawing, text, sub=sub))
+        drawn.append(
+            DotRow(ranged(str(row["group"])), shown(number.n_groups, "count"), drawing, text, sub=sub)
+        )
     hidden = _hidden(rows, attribute)
     return DotPlot(
         f"subgroup-{i}-{metric.replace('_', '-')}",
@@ -119,7 +121,10 @@ def _hidden(rows: pd.DataFrame, attribute: str) -> str:
     held = rows[(rows["attribute"] == attribute) & rows["value"].isna()].drop_duplicates("group")
     if held.empty:
         return ""
-    named = [f"{g} ({shown(n, 'count')})" for g, n in zip(held["group"], held["n_groups"], strict=True)]
+    named = [
+        f"{ranged(str(g))} ({shown(n, 'count')})"
+        for g, n in zip(held["group"], held["n_groups"], strict=True)
+    ]
     return f"Too few patients to be shown: {', '.join(named)}."
 
 
@@ -133,16 +138,17 @@ def _extreme_table(extremes: pd.DataFrame) -> Table:
         unit = about.unit if row["kind"] == "worst" else "distance"
         rows.append(
             [
-                Cell(str(row["attribute"])),
-                Cell(about.title),
-                Cell("lowest value" if row["kind"] == "worst" else "largest gap to the rest"),
-                Cell(str(row["group"])),
+                Cell(
+                    str(row["attribute"]),
+                    sub=f"{about.title}, {'lowest' if row['kind'] == 'worst' else 'largest gap to the rest'}",
+                ),
+                Cell(ranged(str(row["group"]))),
                 value_cell(row["value"], unit, interval=(row["ci_low"], row["ci_high"])),
                 Cell(shown(row["n_candidates"], "count"), sort=row["n_candidates"]),
             ]
         )  # fmt: skip
-    columns = [Column(t, is_number=False) for t in ("Attribute", "Measure", "What", "Group")]
-    columns += [Column("Value"), Column("of groups")]
+    columns = [Column(t, is_number=False) for t in ("Attribute", "Group")]
+    columns += [Column("Value"), Column("Groups shown")]
     return Table(
         "subgroup-extremes", "Who is served worst", columns, rows,
         note="Intervals are widened for having been picked among the groups shown.",
@@ -161,7 +167,7 @@ def _gap_table(
         unit, gap_unit = measure(row["metric"]).unit, difference_unit(row["metric"])
         rows.append(
             [
-                Cell(f"{row['attribute']}: {row['group']}"),
+                Cell(f"{row['attribute']}: {ranged(str(row['group']))}"),
                 Cell(str(row["run"])),
                 Cell(measure(row["metric"]).title),
                 value_cell(row["value"], unit, interval=(row["ci_low"], row["ci_high"])),
@@ -195,7 +201,7 @@ def _calibration_table(calibration: pd.DataFrame) -> Table:
         band = shown_interval(row["floor_low"], row["floor_high"], "probability")
         rows.append(
             [
-                Cell(f"{row['attribute']}: {row['group']}"),
+                Cell(f"{row['attribute']}: {ranged(str(row['group']))}"),
                 Cell(str(row["run"])),
                 Cell(shown(row["n_images"], "count"), sort=row["n_images"]),
                 Cell(shown(row["ece"], "probability"), sub=f"perfect: {band}", sort=row["ece"]),

@@ -108,6 +108,19 @@ def test_the_decision_is_on_the_first_screen_and_the_table_on_the_next(made: Mad
     assert table < 1200
 
 
+def test_on_a_phone_the_missed_are_on_the_screen(made: Made, driver: Chrome) -> None:
+    """Of right, deferred and missed the last matters most; it may not hide behind the edge."""
+    show(driver, made.pages[1], width=PHONE)
+    ends = (
+        "return [...document.querySelectorAll('#harm-decided-table tr > :nth-child(4)')].map(c => {"
+        " const r = document.createRange(); r.selectNodeContents(c); return r.getBoundingClientRect().right})"
+    )
+    assert max(driver.execute_script(ends)) <= PHONE - 20
+    names = [name.text for name in driver.find_elements("css selector", "#harm-figure .sharename")]
+    assert len(names) == 4
+    assert all(name.endswith("missed") for name in names)
+
+
 def test_every_metric_and_column_of_the_comparison_is_defined_in_the_docs(made: Made) -> None:
     """Names stand in backquotes, alone or in a list; `open_` and the bands of perfect models once."""
     text = (ROOT / "docs" / "metrics.md").read_text()

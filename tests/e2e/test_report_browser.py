@@ -174,6 +174,35 @@ def test_first_column_and_header_stay_while_a_table_scrolls(driver: Chrome, page
     assert abs(where["top"]) < 2
 
 
+def shaded(driver: Chrome, table: str) -> tuple[bool, bool]:
+    """Whether the box of that table says that there is more to the right, and more below."""
+    waited = "const done = arguments[0]; requestAnimationFrame(() => setTimeout(done, 50))"
+    driver.execute_async_script(waited)
+    box = driver.find_element(By.XPATH, f"//table[@id='{table}']/..")
+    classes = str(box.get_attribute("class")).split()
+    assert (str(box.value_of_css_property("box-shadow")) != "none") is (len(classes) > 1)
+    return "rightwards" in classes, "downwards" in classes
+
+
+def test_a_table_cut_off_at_an_edge_says_so_until_it_is_scrolled_there(driver: Chrome, page: Path) -> None:
+    """Cut between two rows a table looks whole: eleven of 25 classes would pass for all."""
+    show(driver, page, width=PHONE)
+    assert shaded(driver, "class-table") == (True, True)
+    driver.execute_script("document.getElementById('class-table').parentElement.scrollTo(99999, 99999)")
+    assert shaded(driver, "class-table") == (False, False)
+    show(driver, page)
+    assert shaded(driver, "headline-table") == (False, False)
+
+
+def test_names_and_values_of_a_card_stand_in_two_columns(driver: Chrome, page: Path) -> None:
+    show(driver, page)
+    lefts = driver.execute_script(
+        "return [...document.querySelectorAll('#errors-gallery-cards .card')].slice(0, 9).map(c =>"
+        " new Set([...c.querySelectorAll('dd')].map(d => d.getBoundingClientRect().left)).size)"
+    )
+    assert set(lefts) == {1}
+
+
 def test_on_a_phone_the_menu_is_closed_until_asked_for(driver: Chrome, page: Path) -> None:
     show(driver, page, width=PHONE)
     link = driver.find_element(By.CSS_SELECTOR, ".menu a[href='#calibration']")

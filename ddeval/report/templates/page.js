@@ -79,6 +79,21 @@ const apply = (input) => {
   }
   input.parentElement.querySelector("output").textContent = wanted ? `${n} of ${items.length}` : "";
 };
+// What is cut off at an edge can be scrolled to: the edge is shaded until one is there.
+const boxes = [...document.querySelectorAll(".scroll, .album")];
+const shade = (box) => {
+  box.classList.toggle("rightwards", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  box.classList.toggle("downwards", box.scrollTop + box.clientHeight < box.scrollHeight - 1);
+};
+const sizes = new ResizeObserver((entries) => {
+  for (const entry of entries) shade(entry.target.closest(".scroll, .album"));
+});
+for (const box of boxes) {
+  box.addEventListener("scroll", () => shade(box), { passive: true });
+  sizes.observe(box);
+  for (const inner of box.children) sizes.observe(inner);
+}
+
 for (const input of document.querySelectorAll("input[data-filters]")) {
   input.parentElement.hidden = false;
   input.addEventListener("input", () => apply(input));
