@@ -38,4 +38,11 @@ PAGES = {
     "manage_users": [st.Page("pages/users.py", title="Users")],
 }
 pages = [page for action, found in PAGES.items() if account.may(action) for page in found]
-st.navigation([*pages, st.Page("pages/leave.py", title="Log out")], position="top").run()
+page = st.navigation([*pages, st.Page("pages/leave.py", title="Log out")], position="top")
+if desk.is_synthetic and page.title not in ("Vet", "Adjudicate"):  # there the photograph has its stamp
+    stamp = "letter-spacing:.08em;border:2px solid;border-radius:4px;padding:.1rem .6rem;margin-right:.5rem"
+    st.html(
+        f"<p><strong style='{stamp}'>"
+        "SYNTHETIC</strong> Drawn by a computer: no patient is shown or counted.</p>"
+    )
+page.run()

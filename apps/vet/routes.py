@@ -428,7 +428,8 @@ STYLE = """
   background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
 main { width: min(24rem, 92vw); padding: 2rem; background: var(--card); border-radius: .75rem;
   box-shadow: 0 1px 3px #0003 }
-h1 { margin: 0 0 1rem; font-size: 1.35rem } label { display: block; margin-top: 1rem; font-weight: 600 }
+h1 { margin: 0 0 1rem; font-size: 1.35rem } label { display: block; margin: 1rem 0 .4rem; font-weight: 600 }
+.mark { margin: 0 0 .25rem; font-size: .9rem; opacity: .8 }
 input { width: 100%; min-height: 44px; padding: .5rem .75rem; font: inherit; color: inherit;
   background: transparent; border: 1px solid var(--line); border-radius: .4rem }
 button { width: 100%; min-height: 44px; margin-top: 1.5rem; border: 0; border-radius: .4rem; font: inherit;
@@ -445,6 +446,6 @@ def _page(prefix: str, title: str, body: str, *, status: int = 200) -> HTMLRespo
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)} · ddeval vet</title><style>{STYLE}</style></head>
-<body><main><h1>{escape(title)}</h1>{body}</main></body></html>"""
+<body><main><p class="mark">ddeval vet</p><h1>{escape(title)}</h1>{body}</main></body></html>"""
     policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
     return HTMLResponse(html, status_code=status, headers={"content-security-policy": policy})

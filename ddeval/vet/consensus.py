@@ -36,6 +36,14 @@ class Answer:
         if self.exit is not None and self.exit not in EXITS:
             raise ValueError(f"exit must be one of {', '.join(EXITS)}, got {self.exit!r}")
 
+    def __str__(self) -> str:
+        """As a person reads it.
+
+        >>> str(Answer(("Eczema", "Tinea"))), str(Answer(exit="cannot_tell"))
+        ('Eczema, then Tinea', 'cannot tell')
+        """
+        return (self.exit or "").replace("_", " ") or ", then ".join(self.diagnoses)
+
 
 @dataclass(frozen=True)
 class Consensus:

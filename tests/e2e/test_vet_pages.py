@@ -98,6 +98,16 @@ def test_the_windows_and_the_ways_in_have_no_barrier(lived_in, browser, scheme):
     assert {page: what for page, what in found.items() if what} == {}
 
 
+@pytest.mark.parametrize(
+    ("who", "page"),
+    [("anna", "my_work"), ("anna", "plain"), ("cleo", "duplicates"), ("root", ""), ("root", "users")],
+)
+def test_a_page_of_drawn_data_says_so_where_no_photograph_does(lived_in, browser, who, page):
+    """Drawn numbers look like any other; photographs of the viewer have their own stamp."""
+    open_page(browser, lived_in, who, page)
+    assert "SYNTHETIC" in browser.find_element("tag name", "body").text
+
+
 def test_the_keyboard_reaches_every_control_and_shows_where_it_is(lived_in, browser):
     """Tab through the screen: each control is met once, none without a name, none without a visible focus."""
     open_page(browser, lived_in, "anna", "")
@@ -109,3 +119,15 @@ def test_the_keyboard_reaches_every_control_and_shows_where_it_is(lived_in, brow
     )
     assert len(controls) > 15
     assert "" not in controls
+
+
+def test_what_was_reported_stands_above_what_the_readings_say(lived_in, browser):
+    """Somebody may be in danger: the admin sees that first. It takes a case out, so this test is the last."""
+    with httpx.Client(base_url=lived_in.url) as client:
+        client.post("/login", data={"name": "ben", "password": PASSWORD})
+        nonce = client.get("/api/screen").json()["nonce"]
+        told = {"nonce": nonce, "kind": "report", "reason": "a name is visible"}
+        assert client.post("/api/aside", json=told).status_code == 200
+    open_page(browser, lived_in, "root", "")
+    headings = [found.text for found in browser.find_elements("css selector", "h3")]
+    assert headings[:2] == ["Reported cases", "Do the readers agree?"]

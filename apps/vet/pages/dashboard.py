@@ -18,6 +18,7 @@ desk, account = st.session_state["desk"], st.session_state["account"]
 if not account.may("see_dashboard"):
     st.stop()
 
+NBSP = "\N{NO-BREAK SPACE}"
 NAMES = {
     "raw_agreement": "Raw agreement",
     "krippendorff_alpha": "Krippendorff's alpha",
@@ -42,20 +43,29 @@ def coefficient(row: pd.Series) -> str:
         return "n/a (no case has two readings yet)"
     if not np.isfinite(row["value"]):
         return f"not defined (every reading names one class; n = {row['n_units']})"
+    if row.name == "raw_agreement":  # a share, unlike the coefficients that take chance off
+        return percent(row["value"], row["ci_low"], row["ci_high"], int(row["n_units"]))
     return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
 
 
 def percent(value: float, low: float, high: float, n: int) -> str:
     """A share with its interval and n."""
-    return f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}], n = {n}" if n else "n/a (n = 0)"
+    return (
+        f"{100 * value:.1f}{NBSP}% [{100 * low:.1f}, {100 * high:.1f}], n{NBSP}={NBSP}{n}"
+        if n
+        else "n/a (n = 0)"
+    )
 
 
 def table(rows: pd.DataFrame) -> None:
     """A plain table: a screen reader reads it, a phone scrolls it, and no cell is taken for Markdown."""
     cell = "padding:.35rem .75rem;border-bottom:1px solid #8a949e80;text-align:left;vertical-align:top"
     head = "".join(f"<th scope='col' style='{cell}'>{escape(str(c))}</th>" for c in rows.columns)
+    number = cell.replace("left", "right;font-variant-numeric:tabular-nums")
     body = "".join(
-        "<tr>" + "".join(f"<td style='{cell}'>{escape(str(v))}</td>" for v in row) + "</tr>"
+        "<tr>"
+        + "".join(f"<td style='{number if isinstance(v, int) else cell}'>{escape(str(v))}</td>" for v in row)
+        + "</tr>"
         for row in rows.itertuples(index=False)
     )
     st.html(
@@ -79,11 +89,12 @@ def labels(found: Standing) -> None:
         last = found.precision.iloc[-1]
         k, n_errors = int(last["k"]), int(last["n_errors"])
         shown = percent(last["precision"], last["ci_low"], last["ci_high"], k)
-        st.text(f"Precision of the queue: {n_errors} of {k} ranked cases are wrong, {shown}")
+        st.text(f"Precision of the queue: {shown} ({n_errors} of {k} ranked labels are wrong)")
     else:
         st.text("Precision of the queue: n/a (no ranked case has a verdict yet)")
     if found.errors is None:
-        waiting = f"{found.n_strata_unread} strata have no reading yet"
+        n = found.n_strata_unread
+        waiting = "1 stratum has no reading yet" if n == 1 else f"{n} strata have no reading yet"
         st.text(f"Errors left: n/a ({waiting})")
     else:
         e = found.errors
@@ -146,6 +157,7 @@ with st.container(horizontal=True):
     st.metric("To adjudicate", f"{status['n_to_adjudicate']:,}")
     st.metric("Reported", f"{status['n_reported']:,}")
 
+reports(reports_table(desk.store, batch.name), batch.name)
 read, repeats = ratings(desk.store, batch, name_of=lambda answer: put_first(answer, desk.class_of))
 rng = np.random.default_rng(batch.seed)
 agreement = agreement_table(read.to_numpy(dtype=object), rng=rng).set_index("coefficient")
@@ -169,16 +181,18 @@ found = standing(desk.store, batch, class_of=desk.class_of, rng=rng)
 labels(found)
 model(found)
 
-reports(reports_table(desk.store, batch.name), batch.name)
 st.subheader("Who has read")
 qualification = {a.code: a.qualification or "not stated" for a in desk.people()}
 counts = status["readings"]
-table(
-    pd.DataFrame(
-        {
-            "reader": list(counts),
-            "first readings": list(counts.values()),
-            "qualification": [qualification.get(code, "not stated") for code in counts],
-        }
+if counts:
+    table(
+        pd.DataFrame(
+            {
+                "reader": list(counts),
+                "first readings": list(counts.values()),
+                "qualification": [qualification.get(code, "not stated") for code in counts],
+            }
+        )
     )
-)
+else:
+    st.text("Nobody yet.")

@@ -6,4 +6,5 @@ from apps.vet import server
 
 st.title("Log out")
 st.text("What you have read is saved. A case you have begun waits for you with what you entered.")
-st.html(f'<p><a href="{server.PREFIX}/logout" target="_self">Log out now</a></p>')
+style = "color:inherit;font-weight:600"
+st.html(f'<p><a style="{style}" href="{server.PREFIX}/logout" target="_self">Log out now</a></p>')

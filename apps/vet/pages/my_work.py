@@ -23,14 +23,15 @@ for batch in [b for b in read_batches(desk.store) if b.is_assigned_to(account.co
     table = pd.DataFrame(
         {
             "when (UTC)": mine["ts_utc"].str.slice(0, 16).str.replace("T", " "),
-            "what I said": [a.exit or ", then ".join(a.diagnoses) for a in mine["answer"]],
+            "what I said": [str(a) for a in mine["answer"]],
             "could tell": [d.get("gradable") or "" for d in mine["details"]],
             "note": [d.get("note") or "" for d in mine["details"]],
         }
     )
-    st.dataframe(table.iloc[::-1], hide_index=True, width="stretch")
+    if len(table):
+        st.dataframe(table.iloc[::-1], hide_index=True, width="stretch")
     if may_reveal(batch) and st.button("Show what the labels said", key=f"reveal-{batch.name}"):
         seen = reveal(desk.store, batch, account.code)
-        seen["answer"] = [a.exit or ", then ".join(a.diagnoses) for a in seen["answer"]]
+        seen["answer"] = [str(a) for a in seen["answer"]]
         words = ["case", "what I said", "label in the data", "the model said", "why it was asked"]
         st.dataframe(seen.set_axis(words, axis=1), hide_index=True, width="stretch")

@@ -80,12 +80,14 @@ st.subheader("Practice case, not counted" if shown["is_practice"] else place)
 source = f"{server.PREFIX}/api/photograph/{screen.nonce}"
 query = f"batch={quote(batch.name, safe='')}&size=full"
 n = shown["n_photographs"]
+style = "flex:1 1 18rem;max-width:min(100%,36rem);max-height:70vh;object-fit:contain;background:#777"
 st.html(
-    "".join(
-        f"<img src='{source}/{k}?{query}' alt='Photograph {k + 1} of {n} of this case' "
-        "style='max-width:100%;background:#777'>"
+    "<div style='display:flex;flex-wrap:wrap;gap:.75rem;align-items:flex-start'>"
+    + "".join(
+        f"<img src='{source}/{k}?{query}' alt='Photograph {k + 1} of {n} of this case' style='{style}'>"
         for k in range(n)
     )
+    + "</div>"
 )
 told = shown["told"]
 if told["said"]:
