@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 from ddeval import io
 from ddeval.cli import app
 from ddeval.cli.auditing import audit_runs, measured
+from ddeval.cli.verify import _with_readings
 from ddeval.data.manifest import read_manifest
 from ddeval.errors import InputError
 from ddeval.score.predictions import read_predictions
+from ddeval.score.verify import Verification
 from ddeval.vet import reading
 from ddeval.vet.consensus import Answer
 from ddeval.vet.export import freeze
@@ -286,6 +288,19 @@ def test_the_command_prints_the_reference_the_interval_and_the_biased_number_nam
     assert "of cases that readers gave a class" in done.output
     as_json = CliRunner().invoke(app, ["truth", str(planted.run), "--json"])
     assert json.loads(as_json.stdout)["n_read"] == result["n_read"]
+
+
+def test_truth_is_verified_under_its_own_labels_when_later_ones_are_frozen(tmp_path):
+    """The last overlay is what `ddeval truth` takes when nothing is said; it is another one next month."""
+    planted = vetted(tmp_path, n_cases=20, n_queue=20)
+    result = measured(planted.run, overlays=tmp_path / "labels")
+    assert result["made_from"]["labels"] == "v1"
+    frame, metadata = io.read_parquet(tmp_path / "labels" / "test-v1.parquet")
+    later = metadata | {"overlay_version": "v2"}
+    io.write_parquet(tmp_path / "labels" / "test-v2.parquet", frame[:10], metadata=later)
+    found = _with_readings(Verification(("v1",), 0, ()), planted.run, None)
+    assert found.n_cells > 50
+    assert found.differences == ()
 
 
 def test_without_frozen_labels_the_message_says_how_to_get_them(tmp_path, monkeypatch):

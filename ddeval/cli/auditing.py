@@ -586,6 +586,7 @@ def measured(
     left = errors_left(
         wrong.to_numpy(dtype="float64"), found.strata, found.sample, confidence_level=confidence_level
     )
+    version = found.result["labels"]
     result = found.result | {
         "errors_left": {
             "share": left.total.value,
@@ -601,7 +602,7 @@ def measured(
         "made_from": {
             "audits": [str(Path(batch.where).resolve()) for batch in batches],
             "overlays": str(overlays.resolve()),
-            "labels": str(Path(labels).resolve()) if labels and Path(labels).is_file() else labels,
+            "labels": str(Path(labels).resolve()) if labels and Path(labels).is_file() else version,
         },
     }
     if is_kept:

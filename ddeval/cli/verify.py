@@ -83,8 +83,9 @@ def _with_readings(found: "Verification", run: Path, data: Path | None) -> "Veri
     for path in sorted(run.glob(f"labels-*/{TRUTH_FILE}")):
         stored = io.read_json(path)
         told = stored["made_from"]
+        labels = told["labels"] or stored["labels"]
         again = measured(
-            run, labels=told["labels"], audits=[Path(audit) for audit in told["audits"]], data=data,
+            run, labels=labels, audits=[Path(audit) for audit in told["audits"]], data=data,
             overlays=Path(told["overlays"]), confidence_level=stored["confidence_level"], is_kept=False,
         )  # fmt: skip
         computed = json.loads(io.to_json(again))
