@@ -94,7 +94,13 @@ def test_opening_a_batch_again_says_what_stands_and_a_closed_one_is_refused(audi
                                       "--data", str(planted.manifest), *store])  # fmt: skip
     assert served.exit_code == 3  # before an evening of reading, not after it
     assert "labels in the data that are no class of the conditions file" in served.output
-    CliRunner().invoke(app, ["vet", "close", "audit", *store])
+    CliRunner().invoke(app, [*asked, "--name", "later"])
+    CliRunner().invoke(app, ["vet", "close", "later", *store])
+    closed = CliRunner().invoke(app, ["vet", "close", "audit", *store]).stdout
+    assert "batch audit is closed: 0/" in closed
+    assert (
+        "next     ddeval vet freeze audit later\n" in closed
+    )  # one of them alone would lose the other's labels
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 3
     assert "--name audit-2" in done.output

@@ -141,17 +141,26 @@ def open_(
 def close(
     name: Annotated[str, typer.Argument(help="Batch to close.")],
     by: Annotated[str, typer.Option("--by", help="Code of whoever closes it.")] = "admin",
+    conditions: ConditionsOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Take no more readings of a batch; only then may its labels be shown and frozen.
+    """Take no more readings of a batch, for good; only then may its labels be shown and frozen.
 
     Example: ddeval vet close audit
     """
-    from ddeval.vet.batches import close_batch
+    from ddeval.vet.batches import close_batch, read_batch, read_batches
+    from ddeval.vet.outcomes import batch_status
 
-    close_batch(_store(store), name, actor=by)
-    console.say(f"batch {name} is closed")
-    console.say(f"next     ddeval vet freeze {name}")
+    opened = _store(store)
+    row = batch_status(opened, read_batch(opened, name), class_of=class_by_name(conditions))
+    batch = close_batch(opened, name, actor=by)
+    left = row["n_to_adjudicate"]
+    console.say(
+        f"batch {name} is closed: {row['n_complete']:,}/{row['n_cases']:,} cases read"
+        + (f", {left:,} on which readers differ stay unresolved" if left else "")
+    )
+    closed = [b.name for b in reversed(read_batches(opened)) if b.split == batch.split and not b.is_open]
+    console.say(f"next     ddeval vet freeze {' '.join(closed)}")
 
 
 @app.command()
