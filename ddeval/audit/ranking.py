@@ -173,10 +173,8 @@ def recalibrated(labels: Labels, pred_probs: Probs, *, opinions: Sequence[Probs]
     result[:, given] = fitted * mass[:, None]
     if opinions:  # K x K weights more can cost a small split what the opinion gives
         alone = recalibrated(labels, pred_probs)
-        shares = own(_shares(alone[:, given]), code)
-        if -np.log(np.maximum(shares[is_kept], PROB_FLOOR)).mean() <= log_loss(
-            code[is_kept], fitted[is_kept]
-        ):
+        shares = _shares(alone[:, given])
+        if log_loss(code[is_kept], shares[is_kept]) <= log_loss(code[is_kept], fitted[is_kept]):
             return alone
     return result
 

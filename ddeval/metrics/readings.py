@@ -37,21 +37,21 @@ def closed_set(
 ) -> tuple[npt.NDArray[np.intp], Labels, Probs]:
     """Rows labelled with a target, their labels among the targets, and probabilities over the targets.
 
-    Without an `other` these are all rows as they stand.
-
-    A row that puts all its probability on `other` says nothing about the targets: each gets an equal
-    share, a tie, which counts against the model.
+    Without an `other` these are all rows as they stand. A row that puts all its probability on `other` says
+    nothing about the targets: each gets an equal share, a tie, which counts against the model.
     """
     if other is None:
         return np.arange(len(labels)), labels, pred_probs
     rows = np.flatnonzero(labels != other)
-    over_targets = np.delete(pred_probs[rows], other, axis=1)
-    mass = over_targets.sum(axis=1, keepdims=True)
-    n_targets = over_targets.shape[1]
-    renormalised = np.divide(
-        over_targets, mass, out=np.full(over_targets.shape, 1.0 / max(n_targets, 1)), where=mass > 0
-    )
-    return rows, labels[rows] - (labels[rows] > other), renormalised
+    over_targets = renormalised(np.delete(pred_probs[rows], other, axis=1))
+    return rows, labels[rows] - (labels[rows] > other), over_targets
+
+
+def renormalised(pred_probs: Probs) -> Probs:
+    """Rows that sum to 1 again; a row without anything on these classes is a tie of all."""
+    mass = pred_probs.sum(axis=1, keepdims=True)
+    equal = np.full(pred_probs.shape, 1.0 / max(pred_probs.shape[1], 1))
+    return np.asarray(np.divide(pred_probs, mass, out=equal, where=mass > 0))
 
 
 def case_rows(

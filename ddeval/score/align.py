@@ -112,8 +112,8 @@ def own_manifest(file: PredictionsFile) -> pd.DataFrame:
             expected="labels in the file or a manifest",
             todo="Pass the manifest with --data MANIFEST.",
         )
-    names = file.class_names or tuple(str(k) for k in range(file.values.shape[1]))
-    labels = file.labels
+    labels, file = file.labels, named(file)
+    names = file.class_names or ()
     if pd.api.types.is_numeric_dtype(labels):
         wrong = ~(labels.between(0, len(names) - 1) & (labels % 1 == 0))
         if wrong.any():
@@ -125,10 +125,7 @@ def own_manifest(file: PredictionsFile) -> pd.DataFrame:
                 todo="Labels index class_names, from 0.",
             )
         labels = labels.map(lambda k: names[int(k)])
-    image_ids = file.image_ids
-    if image_ids is None:
-        image_ids = pd.Series([f"row-{i:07d}" for i in range(len(file.values))])
-    columns = {"image_id": image_ids, "label": labels}
+    columns = {"image_id": file.image_ids, "label": labels}
     if file.groups is not None:
         columns["patient_id"] = file.groups.astype(str)
     frame = pd.DataFrame(columns).astype(object)
@@ -137,7 +134,7 @@ def own_manifest(file: PredictionsFile) -> pd.DataFrame:
 
 
 def named(file: PredictionsFile) -> PredictionsFile:
-    """The file as `own_manifest` sees it: every row with an id, every class with a name."""
+    """The file with an id for every row and a name for every class."""
     ids = file.image_ids
     if ids is None:
         ids = pd.Series([f"row-{i:07d}" for i in range(len(file.values))])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ddeval.errors import InputError
+from ddeval.metrics.readings import renormalised
 from ddeval.score import folder
 from ddeval.score.answers import Answers, Labelled
 from ddeval.score.deferral import deferred
@@ -263,10 +264,5 @@ def _fit_over(found: Judged, classes: tuple[str, ...]) -> Labelled:
 
 
 def _over(probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Rows that sum to 1 again; a row without anything on these classes is a tie of all."""
-    mass = probs.sum(axis=1, keepdims=True)
-    if np.allclose(mass, 1.0, atol=1e-3):
-        return probs
-    equal = np.full(probs.shape, 1.0 / probs.shape[1])
-    renormalised: npt.NDArray[np.float64] = np.divide(probs, mass, out=equal, where=mass > 0)
-    return renormalised
+    """Rows that sum to 1 again; those that do are left as they are."""
+    return probs if np.allclose(probs.sum(axis=1), 1.0, atol=1e-3) else renormalised(probs)
