@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from ddeval.metrics.calibration import ece_interval
+from ddeval.metrics.paired import LOWER_IS_BETTER
 from ddeval.metrics.resampling import quantile_interval
+from ddeval.report.measures import MEASURES
 from tests.command import run
 
 CLASSES = ("Eczema", "Melanoma", "Acne")
@@ -107,6 +109,14 @@ def test_all_right_has_an_exact_lower_end_to_be_judged_by(tmp_path):
     assert [c["answer"] for c in told] == ["pass", "cannot tell"]
 
 
+def test_what_is_better_low_is_so_for_the_gate_and_for_the_page():
+    """`answered_wrong` was not, so that more wrong answers passed for no worse."""
+    no_interval = {"ece", "ece_equal_mass", "mce", "classwise_ece", "smooth_ece", "latency_p95_ms"}
+    split = {f"{loss}_{part}" for loss in ("nll", "brier_score") for part in ("calibration", "refinement")}
+    low = {name for name, about in MEASURES.items() if about.better == "low"} - no_interval - split
+    assert set(LOWER_IS_BETTER) - {"calibration_gap"} == low
+
+
 def test_the_gate_is_asked_of_the_candidate(runs):
     criteria = [{"name": "it", "metric": "top_1_accuracy", "kind": "at_least", "bound": 0.8}]
     assert compared(runs, criteria)["gate"]["run"] == "good"
@@ -142,6 +152,8 @@ def test_latency_is_judged_by_the_exact_interval_of_its_quantile(runs):
         ({"metric": "nonsense", "kind": "at_least", "bound": 1}, "the metric 'nonsense'"),
         ({"metric": "largest_subgroup_gap", "kind": "at_most", "bound": 1}, "needs `of`"),
         ({"metric": "ece", "kind": "not_worse", "bound": 1}, "ece can be at_least or at_most"),
+        ({"metric": "calibration_gap", "kind": "better", "bound": 0}, "calibration_gap can be at_least or"),
+        ({"metric": "malignant_deferred", "kind": "not_worse", "bound": 0}, "malignant_deferred can be at_l"),
         ({"metric": "top_1_accuracy", "attribute": "hat", "group": "red", "kind": "at_least", "bound": 1},
          "the attribute 'hat'"),
         ({"metric": "top_1_accuracy", "kind": "not_worse", "bound": -0.02}, "a margin that is not negative"),

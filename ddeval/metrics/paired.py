@@ -36,8 +36,9 @@ Key = tuple[str, str]
 """Subset and metric."""
 
 LOWER_IS_BETTER = (
-    "nll", "brier_score", "aurc", "eaurc", "augrc", "target_wrong", "calibration_gap", "expected_cost",
-    "malignant_missed", "malignant_missed_per_1000", "urgent_missed", "urgent_missed_per_1000",
+    "nll", "brier_score", "aurc", "eaurc", "augrc", "target_wrong", "answered_wrong", "calibration_gap",
+    "expected_cost", "malignant_missed", "malignant_missed_per_1000", "urgent_missed",
+    "urgent_missed_per_1000",
 )  # fmt: skip
 
 

@@ -76,8 +76,9 @@ class Criterion(Section):
             raise ValueError(f"{LARGEST_GAP} needs `of` (a metric) and `attribute`")
         if self.group is not None and self.attribute is None:
             raise ValueError("a `group` needs its `attribute`")
+        no_side = self.metric.endswith(("_deferred", "calibration_gap"))  # more is neither better nor worse
         if self.kind in ("not_worse", "better") and (
-            self.metric in (LARGEST_GAP, LATENCY, "ece") or self.attribute is not None
+            no_side or self.metric in (LARGEST_GAP, LATENCY, "ece") or self.attribute is not None
         ):
             raise ValueError(f"{self.metric} can be at_least or at_most, not {self.kind}")
         return self
