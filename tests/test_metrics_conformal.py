@@ -178,7 +178,8 @@ def test_the_table_of_sets_worked_by_hand():
     assert table["share_empty"].tolist()[:2] == [0.25, 0.5]
     assert table["n_images"].tolist() == [4, 2, 0]
     assert table["n_groups"].tolist() == [2, 1, 0]
-    assert (table["ci_low"][0], table["ci_high"][0]) == (0.5, 1.0)  # patient b twice, patient a twice
+    assert table["ci_low"][0] < 0.1  # draws say [.5, 1], patient b twice or a twice; two patients tell little
+    assert table["ci_high"][0] == 1.0
     assert table.loc[1, ["ci_low", "ci_high"]].isna().all()  # one patient: every draw repeats the value
     assert table.loc[2, ["coverage", "ci_low", "mean_size", "share_empty"]].isna().all()
 

@@ -123,6 +123,36 @@ def test_the_worst_group_has_a_wider_interval_for_having_been_picked():
     assert worst["ci_low"] < row["ci_low"] < row["ci_high"] < worst["ci_high"]
 
 
+def test_a_group_of_twenty_without_a_miss_is_no_proof_of_none():
+    """Every draw says 0. The exact bound is 1 - .025 ** (1 / 20); a gap to 5 of 100 may be there as well."""
+    missed = np.repeat([0.0, 1.0, 0.0], [20, 5, 95])
+    found = subgroups(
+        np.zeros(120, dtype=int), {"malignant_missed": missed},
+        {"g": np.repeat(np.array(["a", "b"], dtype=object), [20, 100])}, groups=np.arange(120),
+        rng=np.random.default_rng(0), n_resamples=400,
+    )  # fmt: skip
+    row = of(found.table, "a", "malignant_missed")
+    assert (row["value"], row["ci_low"]) == (0.0, 0.0)
+    assert row["ci_high"] == pytest.approx(1 - 0.025 ** (1 / 20))
+    assert row["gap_low"] < 0 < row["gap_high"]
+    assert row["p_value"] > 0.05
+
+
+def test_the_largest_gap_may_be_that_of_a_small_group():
+    """80 % of 300, 90 % of 300 and 84 % of 25: the 25 have the smallest gap seen and the least known one."""
+    sizes, shares = [300, 300, 25], [0.8, 0.9, 0.84]
+    correct = np.concatenate([np.arange(n) < round(p * n) for n, p in zip(sizes, shares, strict=True)])
+    found = subgroups(
+        np.zeros(625, dtype=int), {"top_1_accuracy": correct.astype(float)},
+        {"g": np.repeat(np.array(["a", "b", "c"], dtype=object), sizes)}, groups=np.arange(625),
+        rng=np.random.default_rng(0), n_resamples=1000,
+    )  # fmt: skip
+    largest = found.extremes[found.extremes["kind"] == "largest_gap"].iloc[0]
+    own, small = (of(found.table, g) for g in (largest["group"], "c"))
+    assert largest["group"] != "c"
+    assert largest["ci_high"] > max(-small["gap_low"], abs(own["gap_low"]), abs(own["gap_high"]))
+
+
 def test_the_group_that_is_not_recorded_is_in_nobodys_rest():
     labels, values, cells, patients = made()
     cells["g"][400:] = np.where(np.arange(400) < 200, "b", "not recorded")

@@ -109,6 +109,15 @@ def test_interval_of_raw_agreement_is_two_standard_errors_each_way():
     assert (table["n_ratings"] == 800).all()
 
 
+def test_ten_cases_of_ten_agreed_on_are_no_certainty():
+    """Raw agreement has the exact bound .025 ** (1 / 10); what every resample repeats bounds nothing."""
+    first = np.arange(10) % 3
+    table = agreement_table(np.c_[first, first], rng=np.random.default_rng(0)).set_index("coefficient")
+    assert (table["value"] == 1).all()
+    assert table.loc["raw_agreement", ["ci_low", "ci_high"]].tolist() == pytest.approx([0.025**0.1, 1])
+    assert table.drop("raw_agreement")[["ci_low", "ci_high"]].isna().all(axis=None)
+
+
 def test_agreement_table_without_a_pair_says_nan_with_its_n():
     table = agreement_table(np.array([[1.0, np.nan]]), rng=np.random.default_rng(0))
     assert table[["value", "ci_low", "ci_high"]].isna().all().all()

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from ddeval.metrics.arrays import Floats, Labels, Probs, Weights, check_labels_and_probs, check_probs, ratio
-from ddeval.metrics.resampling import group_codes, group_weights, percentile_interval, stated_ends, weighed
+from ddeval.metrics.resampling import group_codes, group_weights, weighed
+from ddeval.metrics.shares import stated_interval
 
 Sets = npt.NDArray[np.bool_]
 Method = Literal["LAC", "APS"]
@@ -171,12 +172,11 @@ def sets_table(
 
     value = covered(np.ones((1, len(labels))))[0]
     draws = weighed(covered, group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples))
-    low, high, _ = percentile_interval(np.concatenate(list(draws)))
     n_groups_of = np.array([len(np.unique(group_of[mask])) for mask in masks.values()])
-    low, high = stated_ends(value, low, high, share_of=n_groups_of)
+    n_images = members.sum(axis=0)
+    low, high, _ = stated_interval(value, np.concatenate(list(draws)), share_of=n_groups_of)
     sizes = sets.sum(axis=1)
     facts = np.column_stack([sizes, sizes == 1, sizes == 0]).astype(np.float64)
-    n_images = members.sum(axis=0)
     means = ratio(members.T @ facts, n_images[:, None])
     return pd.DataFrame(
         {

@@ -50,7 +50,7 @@ SHARES = {
     *("top_1_accuracy", "top_3_accuracy", "top_5_accuracy", "sensitivity", "specificity", "ppv", "npv"),
     *("other_sensitivity", "other_ppv", "target_right", "target_wrong", "target_deferred"),
 }
-"""Numbers that are a share of rows: at exactly 0 or 1 their interval has an exact end."""
+"""Numbers that are a share of rows: their intervals are those of `ddeval.metrics.shares`."""
 
 
 def measure_of(reading: Reading) -> Callable[[Weights], Numbers]:

@@ -24,10 +24,9 @@ from ddeval.metrics.resampling import (
     N_RESAMPLES,
     group_codes,
     group_weights,
-    percentile_interval,
-    stated_ends,
     weighed,
 )
+from ddeval.metrics.shares import detectable, deviation, paired_interval, stated_interval
 
 POWER = 0.8
 """Chance with which the minimum detectable effect would be found."""
@@ -43,7 +42,7 @@ LOWER_IS_BETTER = (
 
 
 SHARE_ENDS = ("_right", "_deferred", "_missed", "answered")
-"""End the names of further numbers that are shares: 0 and 1 have an exact bound."""
+"""End the names of further numbers that are shares."""
 
 
 class Comparison(NamedTuple):
@@ -82,11 +81,12 @@ def compare(
 
     The interval of a difference is the percentile interval of the paired differences; the p-value is
     twice the smaller share of resamples on either side of 0, each side counted with the value itself
-    ((1 + n) / (1 + B)), so it is below 1 - `confidence_level` exactly where the interval leaves out 0
-    (to a resample). Holm adjusts over the pairs of one metric. The minimum detectable effect is the
-    difference that would be found in 80 % of such samples. NaN where a metric is undefined; where every
-    resample repeats the difference (one patient, equal answers) it stands alone, and what would say how
-    far it may be off is NaN.
+    ((1 + n) / (1 + B)). Of shares both are no surer than Agresti and Min's for so many groups
+    (`ddeval.metrics.shares.paired_ends`). So p is below 1 - `confidence_level` exactly where the interval
+    leaves out 0 (to a resample). Holm adjusts over the pairs of one metric. The minimum detectable effect
+    is the difference that would be found, by its own p, in 80 % of such samples. NaN where a metric is
+    undefined; where every resample repeats the difference (one patient, equal answers) it stands alone,
+    and what would say how far it may be off is NaN.
 
     A run is in the best set of a metric unless some other run is better by more than chance allows for
     the largest of all pairs at once (max-T over the same resamples).
@@ -178,19 +178,19 @@ def mean_interval(
 ) -> tuple[float, float, float]:
     """Mean of the values of `rows` with its interval, over the draws of `compare` with this seed.
 
-    `is_share`: a mean of 0 or 1 has the exact bound of so many groups; else one that every resample repeats
-    has no interval.
+    `is_share`: the interval is that of a share, else that of a paired difference of shares (values -1 to 1).
     """
 
     def mean(weights: Weights) -> Floats:
         return weighted_means(weights[:, rows], values)
 
     drawn = group_weights(group_of, n_groups, rng=np.random.default_rng(seed), n_resamples=n_resamples)
-    low, high, _ = percentile_interval(np.concatenate(list(weighed(mean, drawn)))[:, None])
-    value = np.array([values.mean() if len(values) else np.nan])
-    share_of = [len(np.unique(group_of[rows]))] if is_share else None
-    low, high = stated_ends(value, low, high, share_of=share_of)
-    return float(value[0]), float(low[0]), float(high[0])
+    replicates, n_held = np.concatenate(list(weighed(mean, drawn))), len(np.unique(group_of[rows]))
+    value = float(values.mean()) if len(values) else float("nan")
+    if not is_share:
+        return value, *paired_interval(value, replicates, n_groups=n_held)[:2]
+    (low,), (high,), _ = stated_interval([value], replicates[:, None], share_of=n_held)
+    return value, float(low), float(high)
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
@@ -290,13 +290,12 @@ def _value_rows(
     rows = []
     for run, of_run in replicates.items():
         for (subset, metric), (n_images, n_groups, is_share) in counted[run].items():
-            low, high, n_undefined = percentile_interval(
-                of_run[subset, metric][:, None], confidence_level=confidence_level
-            )
             value = values[run][subset, metric]
-            share_of = [n_groups] if is_share else None
-            low, high = stated_ends(
-                np.array([value]), low, high, share_of=share_of, confidence_level=confidence_level
+            low, high, n_undefined = stated_interval(
+                [value],
+                of_run[subset, metric][:, None],
+                share_of=n_groups if is_share else None,
+                confidence_level=confidence_level,
             )
             row = {"run": run, "metric": metric, "subset": subset, "value": value}
             row |= {"ci_low": low[0], "ci_high": high[0], "n_images": n_images, "n_groups": n_groups}
@@ -316,13 +315,16 @@ def _difference_rows(
     for key in next(iter(counted.values())):
         of_key = []
         for run, base in pairs:
-            n_images, n_groups, _ = counted[run][key]
+            n_images, n_groups, is_share = counted[run][key]
             difference = values[run][key] - values[base][key]
             drawn = replicates[run][key] - replicates[base][key]
-            low, high, n_undefined = percentile_interval(drawn[:, None], confidence_level=confidence_level)
-            low, high = stated_ends(np.array([difference]), low, high)
-            is_told = bool(np.isfinite(low[0]))
-            se = _deviation(drawn) if is_told else np.nan
+            low, high, p_value = paired_interval(
+                difference,
+                drawn,
+                n_groups=n_groups if is_share else None,
+                confidence_level=confidence_level,
+            )
+            se = float(deviation(drawn[:, None])[0]) if np.isfinite(low) else np.nan
             of_key.append(
                 {
                     "run": run,
@@ -330,33 +332,19 @@ def _difference_rows(
                     "metric": key[1],
                     "subset": key[0],
                     "difference": difference,
-                    "ci_low": low[0],
-                    "ci_high": high[0],
+                    "ci_low": low,
+                    "ci_high": high,
                     "se": se,
-                    "p_value": two_sided_p(drawn) if is_told else np.nan,
-                    "minimum_detectable": reach * se,
+                    "p_value": p_value,
+                    "minimum_detectable": detectable(se, n_groups, reach) if is_share else reach * se,
                     "n_images": n_images,
                     "n_groups": n_groups,
-                    "n_undefined": int(n_undefined[0]),
+                    "n_undefined": int(np.isnan(drawn).sum()),
                 }
             )
         for row, p in zip(of_key, holm([row["p_value"] for row in of_key]), strict=True):
             rows.append(row | {"p_holm": float(p)})
     return pd.DataFrame(rows)
-
-
-def two_sided_p(drawn: Floats) -> float:
-    """Two-sided, from the share of resamples at or beyond 0; NaN where no resample has a value."""
-    drawn = drawn[np.isfinite(drawn)]
-    if not drawn.size:
-        return float("nan")
-    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    return float(min(1.0, 2 * (1 + tail) / (1 + drawn.size)))
-
-
-def _deviation(drawn: Floats) -> float:
-    drawn = drawn[np.isfinite(drawn)]
-    return float(drawn.std(ddof=1)) if drawn.size > 1 else float("nan")
 
 
 def _best_rows(

@@ -68,8 +68,8 @@ def bootstrap(
 
     The interval is too short where few groups carry the number: on planted data a 95 % interval of a
     class's sensitivity held the truth in 60 % of samples with 5 groups of that class, in 87 % with 10
-    and in 94 % with 20 or more. A share of exactly 0 or 1 has an interval of no width here; `summarise`
-    widens it (`exact_ends`).
+    and in 94 % with 20 or more. A share of exactly 0 or 1 has an interval of no width here. What is stated
+    of a share beside its value is wider (`ddeval.metrics.shares`).
 
     Parameters
     ----------
@@ -104,16 +104,27 @@ def bootstrap(
     >>> bootstrap(np.mean, right, groups=lesions, rng=np.random.default_rng(0))
     Estimate(value=0.75, ci_low=0.0, ci_high=1.0, n_images=4, n_groups=3, n_undefined=0)
     """
+    drawn = replicates(statistic, *arrays, groups=groups, rng=rng, n_resamples=n_resamples)
+    value = float(statistic(*(_as_array(a) for a in arrays)))
+    low, high, n_undefined = percentile_interval(drawn[:, None], confidence_level=confidence_level)
+    n_groups = group_codes(groups)[1]
+    return Estimate(value, float(low[0]), float(high[0]), len(groups), n_groups, int(n_undefined[0]))
+
+
+def replicates(
+    statistic: Callable[..., float],
+    *arrays: npt.NDArray[Any],
+    groups: npt.NDArray[Any],
+    rng: np.random.Generator,
+    n_resamples: int = N_RESAMPLES,
+) -> Floats:
+    """The statistic in each of the resamples of `bootstrap`, (B,)."""
     group_of, n_groups = group_codes(groups)
     arrays = tuple(_as_array(a) for a in arrays)
     if any(len(a) != len(group_of) for a in arrays):
         raise ValueError(f"groups has {len(group_of)} rows, arrays have {[len(a) for a in arrays]}")
-    value = float(statistic(*arrays))
-    draws = _draws_of(statistic, arrays)
     blocks = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
-    replicates = np.concatenate(list(weighed(draws, blocks)))
-    low, high, n_undefined = percentile_interval(replicates[:, None], confidence_level=confidence_level)
-    return Estimate(value, float(low[0]), float(high[0]), len(group_of), n_groups, int(n_undefined[0]))
+    return np.concatenate(list(weighed(_draws_of(statistic, arrays), blocks)))
 
 
 def group_codes(groups: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], int]:
@@ -180,62 +191,6 @@ def percentile_interval(
     tail = (1.0 - confidence_level) / 2.0
     low, high = (_at(ranked, q * last) for q in (tail, 1.0 - tail))
     return low, high, n_undefined
-
-
-def exact_ends(
-    share: Floats,
-    low: Floats,
-    high: Floats,
-    n_groups: npt.ArrayLike,
-    *,
-    confidence_level: float = CONFIDENCE_LEVEL,
-) -> tuple[Floats, Floats]:
-    """The interval with the open end of a share that is exactly 0 or 1 moved out to its exact bound.
-
-    Every resample of six patients who were all right is right, which is no evidence that all patients are.
-    The bound is that of Clopper and Pearson with a group for a trial: 1 has a lower end of tail ** (1 / n)
-    and 0 an upper end of 1 less that. Other shares keep the interval they came with.
-
-    Parameters
-    ----------
-    share, low, high : float arrays of shape (M,)
-    n_groups : int array of shape (M,)
-        Groups the share is over.
-
-    References
-    ----------
-    Clopper and Pearson (1934), Biometrika 26.
-
-    Examples
-    --------
-    >>> low, high = exact_ends(*np.array([[1.0, 0.5], [1.0, 0.2], [1.0, 0.8]]), [6, 6])
-    >>> low.round(3).tolist(), high.tolist()  # 0.025 ** (1 / 6)
-    ([0.541, 0.2], [1.0, 0.8])
-    """
-    tail = (1.0 - confidence_level) / 2.0
-    bound = tail ** (1.0 / np.maximum(np.asarray(n_groups), 1))
-    low = np.where(share == 1.0, np.minimum(low, bound), low)
-    high = np.where(share == 0.0, np.maximum(high, 1.0 - bound), high)
-    return low, high
-
-
-def stated_ends(
-    value: Floats,
-    low: Floats,
-    high: Floats,
-    *,
-    share_of: npt.ArrayLike | None = None,
-    confidence_level: float = CONFIDENCE_LEVEL,
-) -> tuple[Floats, Floats]:
-    """The ends of bootstrap intervals as they are stated beside their values, each (M,).
-
-    Exact where the value is a share (`share_of` groups) of 0 or 1; NaN where the value is undefined on the
-    data themselves, and where every resample repeats it: one value bounds nothing.
-    """
-    if share_of is not None:
-        low, high = exact_ends(value, low, high, share_of, confidence_level=confidence_level)
-    nothing = (low == high) | np.isnan(value)
-    return np.where(nothing, np.nan, low), np.where(nothing, np.nan, high)
 
 
 def quantile_interval(values: Floats, quantile: float) -> tuple[float, float, float]:

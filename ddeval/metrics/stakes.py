@@ -23,7 +23,8 @@ from ddeval.metrics.decisions import (
     net_benefit_curve_draws,
     sensitivity_at_specificity_draws,
 )
-from ddeval.metrics.resampling import group_weights, percentile_interval, stated_ends, weighed
+from ddeval.metrics.resampling import group_weights, weighed
+from ddeval.metrics.shares import share_ends, stated_interval
 
 Mask = npt.NDArray[np.bool_]
 
@@ -158,8 +159,9 @@ def harm_rows(values: pd.DataFrame, stakes: Stakes, groups: npt.NDArray[Any]) ->
                 of = held.loc[(run, f"{group}_{outcome}")]
                 n_groups = len(np.unique(groups[truth]))
                 value, *ends = (np.array([of[c]], float) for c in ("value", "ci_low", "ci_high"))
-                low, high = (np.where(np.isnan(end), value, end) for end in ends)
-                low, high = stated_ends(value, low, high, share_of=[n_groups])
+                is_end = np.isin(value, (0.0, 1.0))
+                low, high = (np.where(is_end & np.isnan(end), value, end) for end in ends)
+                low, high = share_ends(value, low, high, [np.nan], n_groups)
                 share, ci_low, ci_high = value.item(), low.item(), high.item()
                 per = [1000 * prevalence * x for x in (share, ci_low, ci_high)]
                 rows.append(
@@ -191,7 +193,7 @@ def net_benefit_table(
 
     Columns `run, threshold, net_benefit, ci_low, ci_high, refer_all, difference, difference_low,
     difference_high` (to `baseline`, within the same resamples; NaN for the baseline itself and without
-    one; no ends where every resample repeats the difference). No rows without a malignant image and a
+    one; no ends where every resample repeats the number). No rows without a malignant image and a
     malignant class. Referring nobody is 0 throughout.
     """
     columns = [
@@ -219,14 +221,13 @@ def net_benefit_table(
     replicates = {run: np.concatenate([block[run] for block in drawn]) for run in scores}
     frames = []
     for run in scores:
-        low, high, _ = percentile_interval(replicates[run])
+        low, high, _ = stated_interval(point[run][0], replicates[run])
         frame = pd.DataFrame({"threshold": THRESHOLDS, "net_benefit": point[run][0]})
         frame = frame.assign(run=run, ci_low=low, ci_high=high, refer_all=refer_all)
         frame[["difference", "difference_low", "difference_high"]] = np.nan
         if baseline is not None and run != baseline:
-            low, high, _ = percentile_interval(replicates[run] - replicates[baseline])
             difference = point[run][0] - point[baseline][0]
-            low, high = stated_ends(difference, low, high)
+            low, high, _ = stated_interval(difference, replicates[run] - replicates[baseline])
             frame["difference"], frame["difference_low"], frame["difference_high"] = difference, low, high
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)[columns]

@@ -15,15 +15,9 @@ import pandas as pd
 from scipy import sparse
 
 from ddeval.metrics.arrays import Floats, Labels, Weights, cell_sums, ratio
-from ddeval.metrics.paired import SHARE_ENDS, holm, two_sided_p
-from ddeval.metrics.resampling import (
-    N_RESAMPLES,
-    group_codes,
-    group_weights,
-    percentile_interval,
-    stated_ends,
-    weighed,
-)
+from ddeval.metrics.paired import holm
+from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, weighed
+from ddeval.metrics.shares import deviation, effective_n, gap_ends, stated_interval, two_sided_p
 
 FEWEST_GROUPS = 20
 """Patients a group needs to be shown: with 20 a 95 % interval holds the truth in about 94 % of samples."""
@@ -50,7 +44,8 @@ class Subgroups(NamedTuple):
     `standardised_gap` the same within classes; NaN and a note where a group is not shown."""
     extremes: pd.DataFrame
     """`EXTREMES`: for each attribute and metric the `worst` group and the `largest_gap` (its absolute
-    value). Their intervals are widened for having been picked among `n_candidates` groups."""
+    value). The interval of the worst is widened for having been picked among `n_candidates` groups; that
+    of the largest gap holds it whichever group it is truly of."""
 
 
 def subgroups(
@@ -66,7 +61,9 @@ def subgroups(
 ) -> Subgroups:
     """Means of `values` in each subgroup with intervals, gaps to the rest and Holm over the groups.
 
-    Holm's family is the groups of one attribute that are shown, for one metric. The standardised gap
+    Intervals are bootstrap percentiles; where all values are 0 or 1 they are no surer than shares of so
+    few patients allow (`ddeval.metrics.shares`). Holm's family is the groups of one attribute that are
+    shown, for one metric. The standardised gap
     averages the gaps within classes that both sides have, weighted by the classes' share of both; in a
     draw where one side lost a class, that class is left out of the draw. Where the rest has fewer than
     `fewest_groups` patients (with one group it has none) the gaps are NaN and the note says so. A share of
@@ -112,13 +109,17 @@ def subgroups(
         is_shown = [n >= fewest_groups for n in n_patients]
         numbers = [np.concatenate([block[place][i] for block in drawn]) for i in range(3)]
         for m, metric in enumerate(values):
-            of_metric = [
-                _row(
-                    [p[0, g, m] for p in point[place]],
+            is_share = bool(np.isin(matrix[m], (0.0, 1.0)).all())
+            told = [
+                _Told(
+                    [float(p[0, g, m]) for p in point[place]],
                     [drawn_values[:, g, m] for drawn_values in numbers],
-                    confidence_level,
-                    share_of=n_patients[g] if _is_share(metric) else None,
+                    (n_patients[g], n_rest[g]) if is_share else None,
                 )
+                for g in range(len(found.names))
+            ]
+            of_metric = [
+                told[g].row(confidence_level)
                 | {
                     "attribute": name,
                     "group": found.names[g],
@@ -139,7 +140,7 @@ def subgroups(
             for row, shown, p in zip(of_metric, is_shown, holm(family), strict=True):
                 row["p_holm"] = float(p)
                 rows.append(row if shown else _suppressed(row, fewest_groups))
-            extremes += _extremes(name, metric, of_metric, is_shown, numbers, m, confidence_level)
+            extremes += _extremes(name, metric, of_metric, is_shown, told, confidence_level)
     return Subgroups(
         pd.DataFrame(rows, columns=list(COLUMNS)), pd.DataFrame(extremes, columns=list(EXTREMES))
     )
@@ -203,34 +204,60 @@ class _Attribute(NamedTuple):
         return mean, gap, standardised
 
 
-def _row(
-    point: Sequence[float], drawn: Sequence[Floats], confidence_level: float, *, share_of: int | None
-) -> dict[str, Any]:
-    """Value, gap and standardised gap with their intervals; the value a share of `share_of` patients."""
-    value, gap, within = (
-        _interval(point[i], drawn[i], confidence_level, share_of=None if i else share_of) for i in range(3)
-    )
-    return {
-        "value": float(point[0]), "ci_low": value[0], "ci_high": value[1],
-        "gap": float(point[1]), "gap_low": gap[0], "gap_high": gap[1],
-        "p_value": two_sided_p(drawn[1]) if np.isfinite(gap[0]) else np.nan,
-        "standardised_gap": float(point[2]), "standardised_low": within[0], "standardised_high": within[1],
-    }  # fmt: skip
+class _Told(NamedTuple):
+    """Mean, gap and standardised gap of one group and metric: on the data, and in the draws, (B,) each."""
+
+    point: Sequence[float]
+    drawn: Sequence[Floats]
+    over: tuple[int, int] | None
+    """Patients of the group and of the rest, where the mean is a share."""
+
+    def row(self, level: float) -> dict[str, Any]:
+        value, gap, within = self.point
+        low, high = self.value_ends(level)
+        gap_low, gap_high, p_value = self.gap_ends(level)
+        (within_low,), (within_high,), _ = stated_interval(
+            [within], self.drawn[2][:, None], confidence_level=level
+        )
+        return {
+            "value": value, "ci_low": low, "ci_high": high,
+            "gap": gap, "gap_low": gap_low, "gap_high": gap_high, "p_value": p_value,
+            "standardised_gap": within,
+            "standardised_low": float(within_low), "standardised_high": float(within_high),
+        }  # fmt: skip
+
+    def value_ends(self, level: float) -> tuple[float, float]:
+        (low,), (high,), _ = stated_interval(
+            [self.point[0]],
+            self.drawn[0][:, None],
+            share_of=None if self.over is None else self.over[0],
+            confidence_level=level,
+        )
+        return float(low), float(high)
+
+    def gap_ends(self, level: float) -> tuple[float, float, float]:
+        """Ends and p-value of the gap; of shares no surer than Agresti and Caffo's."""
+        (low,), (high,), _ = stated_interval([self.point[1]], self.drawn[1][:, None], confidence_level=level)
+        p_value = two_sided_p(self.drawn[1]) if np.isfinite(low) else np.nan
+        if self.over is None or np.isnan(low):
+            return float(low), float(high), p_value
+        rest, rest_drawn = self.point[0] - self.point[1], self.drawn[0] - self.drawn[1]
+        sides = (self.point[0], self.drawn[0], self.over[0]), (rest, rest_drawn, self.over[1])
+        shares, effective = zip(*(_behind(*side, level) for side in sides), strict=True)
+        ends = gap_ends(shares, effective, confidence_level=level)
+        return (
+            float(np.fmin(low, ends[0])),
+            float(np.fmax(high, ends[1])),
+            float(np.fmax(p_value, ends[2])),
+        )
 
 
-def _interval(
-    point: float, drawn: Floats, confidence_level: float, *, share_of: int | None = None
-) -> tuple[float, float]:
-    low, high, _ = percentile_interval(drawn[:, None], confidence_level=confidence_level)
-    low, high = stated_ends(
-        np.array([point]), low, high,
-        share_of=None if share_of is None else [share_of], confidence_level=confidence_level,
-    )  # fmt: skip
-    return float(low[0]), float(high[0])
-
-
-def _is_share(metric: str) -> bool:
-    return metric.endswith(("_accuracy", *SHARE_ENDS))
+def _behind(share: float, drawn: Floats, n_groups: int, level: float) -> tuple[float, float]:
+    """A share, and the independent images behind it: the groups where it is 0 or 1."""
+    share = float(np.clip(share, 0.0, 1.0))
+    if np.isclose(share * (1 - share), 0.0):
+        return share, float(n_groups)
+    return share, float(effective_n(share, deviation(drawn[:, None])[0], n_groups, confidence_level=level))
 
 
 def _incomparable(row: Mapping[str, Any], fewest: int, n_rest: int) -> dict[str, Any]:
@@ -250,11 +277,15 @@ def _extremes(
     metric: str,
     rows: Sequence[Mapping[str, Any]],
     is_shown: Sequence[bool],
-    drawn: Sequence[Floats],
-    place: int,
+    told: Sequence[_Told],
     confidence_level: float,
 ) -> list[dict[str, Any]]:
-    """The worst group and the largest gap among the recorded groups shown, with widened intervals."""
+    """The worst group and the largest gap among the recorded groups shown, with widened intervals.
+
+    Each group's interval is Bonferroni's, so that all hold at once. The largest gap lies between the largest
+    of their lower ends and the largest of their upper ends: a small group whose own gap looks smaller may
+    well have the largest.
+    """
     candidates = [g for g, (row, shown) in enumerate(zip(rows, is_shown, strict=True)) if shown]
     candidates = [g for g in candidates if rows[g]["group"] != ABSENT and np.isfinite(rows[g]["value"])]
     hidden = [row["group"] for row, shown in zip(rows, is_shown, strict=True) if not shown]
@@ -263,9 +294,8 @@ def _extremes(
     base = {"attribute": attribute, "metric": metric, "n_candidates": len(candidates)}
     nothing = {"group": None, "value": np.nan, "ci_low": np.nan, "ci_high": np.nan}
     level = 1 - (1 - confidence_level) / max(len(candidates), 1)
-
     found = []
-    for kind, column, number in (("worst", "value", 0), ("largest_gap", "gap", 1)):
+    for kind, column in (("worst", "value"), ("largest_gap", "gap")):
         usable = [g for g in candidates if np.isfinite(rows[g][column])]
         if not usable:
             why = "; ".join(dict.fromkeys([*([note] if note else []), *apart])) or "no two groups to compare"
@@ -275,11 +305,11 @@ def _extremes(
             g = min(usable, key=lambda g: rows[g]["value"])
         else:
             g = max(usable, key=lambda g: abs(rows[g][column]))
-        value = float(rows[g][column])
-        share_of = rows[g]["n_groups"] if kind == "worst" and _is_share(metric) else None
-        low, high = _interval(value, drawn[number][:, g, place], level, share_of=share_of)
+        value, (low, high) = float(rows[g][column]), told[g].value_ends(level)
         if kind == "largest_gap":
-            value, (low, high) = abs(value), _of_absolute(low, high)
+            value = abs(value)
+            ends = np.array([_of_absolute(*told[of].gap_ends(level)[:2]) for of in usable])
+            low, high = ends.max(axis=0).tolist()  # the largest is no smaller than any, and one of them
         found.append(
             base | {"kind": kind, "group": rows[g]["group"], "value": value, "ci_low": low, "ci_high": high}
             | {"note": note}

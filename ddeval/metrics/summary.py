@@ -45,10 +45,9 @@ from ddeval.metrics.resampling import (
     N_THREADS,
     group_codes,
     group_weights,
-    percentile_interval,
-    stated_ends,
     weighed,
 )
+from ddeval.metrics.shares import area_ends, stated_interval
 
 FLOOR_ROWS = {"_floor_low": "floor_low", "_floor_high": "floor_high", "_p_value": "p_value"}
 """Suffix of the rows beside each calibration error, and the column of `calibration_floor` they hold."""
@@ -225,14 +224,20 @@ def _rows(
     counted = rows_counted(reading, group_of)
     for name, value in point.items():
         replicates = np.concatenate([np.empty((0, *value.shape[1:])), *(numbers[name] for numbers in drawn)])
-        low, high, n_undefined = percentile_interval(replicates.reshape(len(replicates), value[0].size))
         n_images, n_groups = counted[COUNTED_OVER.get(name.removeprefix(reading.prefix), "all")]
         class_names: tuple[str | None, ...] = reading.class_names
         if value.ndim == 1:
             k = reading.other or 0
             class_names, n_images, n_groups = (None,), n_images[k : k + 1], n_groups[k : k + 1]
         is_share = name.removeprefix(reading.prefix) in SHARES
-        low, high = stated_ends(np.ravel(value), low, high, share_of=n_groups if is_share else None)
+        low, high, n_undefined = stated_interval(
+            np.ravel(value),
+            replicates.reshape(len(replicates), value[0].size),
+            share_of=n_groups if is_share else None,
+        )
+        if name.removeprefix(reading.prefix) == "auroc":
+            patients = counted["labelled"][1], counted["not labelled"][1]
+            low, high = area_ends(np.ravel(value), low, high, patients)
         columns = (np.ravel(value), low, high, n_images, n_groups, n_undefined)
         for class_name, *numbers in zip(class_names, *(c.tolist() for c in columns), strict=True):
             yield _row(reading, name, class_name, *numbers)

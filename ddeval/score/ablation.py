@@ -21,16 +21,10 @@ from ddeval.data.questionnaire import Features, FeatureSchema, encode
 from ddeval.errors import InputError
 from ddeval.metrics.arrays import Floats, Weights, ratio
 from ddeval.metrics.discrimination import label_ranks
-from ddeval.metrics.paired import holm, two_sided_p
+from ddeval.metrics.paired import holm
 from ddeval.metrics.readings import case_codes, closed_set
-from ddeval.metrics.resampling import (
-    N_RESAMPLES,
-    group_codes,
-    group_weights,
-    percentile_interval,
-    stated_ends,
-    weighed,
-)
+from ddeval.metrics.resampling import N_RESAMPLES, group_codes, group_weights, weighed
+from ddeval.metrics.shares import paired_interval
 from ddeval.models.record import Checkpoint
 from ddeval.score.numbers import Judged, judged_rows
 from ddeval.score.predictions import read_embeddings
@@ -232,10 +226,10 @@ def _table(
 
     draws = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
     drawn = np.concatenate(list(weighed(means, draws)))
-    low, high, _ = percentile_interval(drawn)
-    low, high = stated_ends(lost.mean(axis=0), low, high)  # no draw differs: no interval and no p-value
-    table = table.assign(lost=lost.mean(axis=0), ci_low=low, ci_high=high, p_holm=np.nan)
-    p_values = np.where(np.isfinite(low), [two_sided_p(column) for column in drawn.T], np.nan)
+    value = lost.mean(axis=0)  # no draw differs: no interval and no p-value
+    told = [paired_interval(v, of, n_groups=n_groups) for v, of in zip(value, drawn.T, strict=True)]
+    low, high, p_values = np.array(told).T
+    table = table.assign(lost=value, ci_low=low, ci_high=high, p_holm=np.nan)
     for _, family in table[table["field"] != WHOLE].groupby(["how", "metric"]):
         table.loc[family.index, "p_holm"] = holm(p_values[family.index])
     return table.assign(n_images=len(groups), n_groups=n_groups)

@@ -14,7 +14,8 @@ from ddeval.data.conditions import Conditions
 from ddeval.metrics.arrays import Floats, Weights, top_class
 from ddeval.metrics.deferral import answered_draws
 from ddeval.metrics.paired import SHARE_ENDS
-from ddeval.metrics.resampling import group_codes, group_weights, percentile_interval, stated_ends, weighed
+from ddeval.metrics.resampling import group_codes, group_weights, weighed
+from ddeval.metrics.shares import stated_interval
 from ddeval.metrics.stakes import Stakes, consequences, counted, harm_rows, net_benefit_table, sure_misses
 from ddeval.score.answers import Answers
 from ddeval.score.stakes import diagnoses
@@ -117,11 +118,10 @@ def _rows(
     rows = []
     for metric, value in measure(np.ones((1, len(group_of)))).items():
         replicates = np.concatenate([block[metric] for block in drawn])[:, None]
-        low, high, n_undefined = percentile_interval(replicates)
         at = np.ones(len(group_of), dtype=bool) if stakes is None else counted(stakes, metric)
         n_groups_at = len(np.unique(group_of[at]))
-        share_of = [n_groups_at] if metric.endswith(SHARE_ENDS) else None
-        low, high = stated_ends(value, low, high, share_of=share_of)
+        share_of = n_groups_at if metric.endswith(SHARE_ENDS) else None
+        low, high, n_undefined = stated_interval(value, replicates, share_of=share_of)
         rows.append(
             {
                 "run": run, "metric": metric, "subset": subset, "class_name": None,

@@ -14,8 +14,9 @@ import pandas as pd
 import yaml
 
 from ddeval.config import Config
-from ddeval.metrics import balanced_accuracy, bootstrap, top_k_accuracy
-from ddeval.metrics.resampling import Estimate, stated_ends
+from ddeval.metrics import balanced_accuracy, top_k_accuracy
+from ddeval.metrics.resampling import Estimate, group_codes, replicates
+from ddeval.metrics.shares import stated_interval
 from ddeval.score.rows import synthetic
 from ddeval.tables import SKIN_TYPES
 
@@ -134,13 +135,14 @@ def _stated(
     seed: int,
     is_share: bool,
 ) -> Estimate:
-    """With the interval as it is stated: exact for a share of 0 or 1, none where no resample differs."""
-    found = bootstrap(
+    """With the interval as it is stated: that of a share, none where no resample differs."""
+    drawn = replicates(
         statistic, labels, pred_probs, groups=groups, rng=np.random.default_rng(seed), n_resamples=N_RESAMPLES
     )
-    value, low, high = (np.array([end]) for end in found[:3])
-    low, high = stated_ends(value, low, high, share_of=[found.n_groups] if is_share else None)
-    return found._replace(ci_low=float(low[0]), ci_high=float(high[0]))
+    value, n_groups = float(statistic(labels, pred_probs)), group_codes(groups)[1]
+    share_of = n_groups if is_share else None
+    low, high, n_undefined = stated_interval([value], drawn[:, None], share_of=share_of)
+    return Estimate(value, float(low[0]), float(high[0]), len(labels), n_groups, int(n_undefined[0]))
 
 
 def _front_matter(config: Config, numbers: Mapping[str, Estimate], inputs: Mapping[str, Any]) -> list[str]:

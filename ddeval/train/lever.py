@@ -20,10 +20,9 @@ from ddeval.metrics.resampling import (
     N_RESAMPLES,
     group_codes,
     group_weights,
-    percentile_interval,
-    stated_ends,
     weighed,
 )
+from ddeval.metrics.shares import stated_interval
 from ddeval.score import folder
 from ddeval.score.numbers import label_codes
 from ddeval.score.predictions import read_embeddings, read_predictions
@@ -171,14 +170,14 @@ def _tables(
         return np.concatenate(parts, axis=1)
 
     draws = group_weights(group_of, n_groups, rng=rng, n_resamples=n_resamples)
-    low, high, _ = percentile_interval(np.concatenate(list(weighed(means, draws))))
+    drawn = np.concatenate(list(weighed(means, draws)))
     keys, at = [*points, *slopes], len(points)
     frames = []
     for i, (class_name, inside) in enumerate(subsets):
         value, n_groups = columns[inside].mean(axis=0), len(np.unique(group_of[inside]))
-        ends = low[i * len(keys) : (i + 1) * len(keys)], high[i * len(keys) : (i + 1) * len(keys)]
-        shares = stated_ends(value[:at], ends[0][:at], ends[1][:at], share_of=np.full(at, n_groups))
-        others = stated_ends(value[at:], ends[0][at:], ends[1][at:])
+        of_subset = drawn[:, i * len(keys) : (i + 1) * len(keys)]
+        shares = stated_interval(value[:at], of_subset[:, :at], share_of=n_groups)[:2]
+        others = stated_interval(value[at:], of_subset[:, at:])[:2]
         frame = pd.DataFrame({"lever": [name for name, _ in keys], "key": [key for _, key in keys]})
         frame["class_name"] = class_name
         frame["value"] = value

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ddeval.metrics.shares import stated_interval
+
 Counts = npt.NDArray[np.float64]
 """(U, K): how many readers gave unit u the category k."""
 
@@ -84,6 +86,9 @@ def agreement_table(
 ) -> pd.DataFrame:
     """The four coefficients with 95 % percentile bootstrap intervals over units.
 
+    Where all agree, raw agreement has the exact bound of so many units, and the others, which every resample
+    repeats, have no interval.
+
     Returns
     -------
     DataFrame with one row a coefficient
@@ -97,17 +102,18 @@ def agreement_table(
     rows = []
     for name, coefficient in _COEFFICIENTS.items():
         replicates = np.full(1, np.nan) if draws is None else coefficient(pairable, draws.astype(float))
-        defined = replicates[np.isfinite(replicates)]
-        low, high = np.quantile(defined, [0.025, 0.975]) if defined.size else (np.nan, np.nan)
+        value = float(coefficient(counts, _once(counts))[0])
+        share_of = n_units if name == "raw_agreement" else None
+        (low,), (high,), n_undefined = stated_interval([value], replicates[:, None], share_of=share_of)
         rows.append(
             {
                 "coefficient": name,
-                "value": float(coefficient(counts, _once(counts))[0]),
+                "value": value,
                 "ci_low": float(low),
                 "ci_high": float(high),
                 "n_units": n_units,
                 "n_ratings": int(pairable.sum()),
-                "n_undefined": int(replicates.size - defined.size),
+                "n_undefined": int(n_undefined[0]),
             }
         )
     return pd.DataFrame(rows)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ddeval.audit.progress import ErrorsLeft, Stop, errors_left, precision_at_k, stop_rule
 from ddeval.metrics.arrays import Floats
+from ddeval.metrics.shares import stated_interval
 from ddeval.metrics.truth import Estimate, Sample, estimate
 from ddeval.vet.batches import Batch, read_items
 from ddeval.vet.consensus import put_first
@@ -157,9 +158,9 @@ def _agreement(table: pd.DataFrame, model: pd.Series, *, rng: np.random.Generato
 
 
 def _interval(share: Floats, *, rng: np.random.Generator, n_resamples: int = 2000) -> tuple[float, float]:
-    """Percentile bootstrap over cases, 95 %."""
+    """95 % over cases, as of a share of so many."""
     if not len(share):
         return float("nan"), float("nan")
     draws = rng.multinomial(len(share), np.full(len(share), 1 / len(share)), size=n_resamples) @ share
-    low, high = np.quantile(draws / len(share), [0.025, 0.975])
+    (low,), (high,), _ = stated_interval([share.mean()], draws[:, None] / len(share), share_of=len(share))
     return float(low), float(high)

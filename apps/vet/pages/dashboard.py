@@ -45,11 +45,15 @@ def coefficient(row: pd.Series) -> str:
         return f"not defined (every reading names one class; n = {row['n_units']})"
     if row.name == "raw_agreement":  # a share, unlike the coefficients that take chance off
         return percent(row["value"], row["ci_low"], row["ci_high"], int(row["n_units"]))
+    if not np.isfinite(row["ci_low"]):
+        return f"{row['value']:.3f} (no interval: the same in every resample; n = {row['n_units']})"
     return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
 
 
 def percent(value: float, low: float, high: float, n: int) -> str:
     """A share with its interval and n."""
+    if n and not np.isfinite(low):
+        return f"{100 * value:.1f}{NBSP}% (no interval), n{NBSP}={NBSP}{n}"
     return (
         f"{100 * value:.1f}{NBSP}% [{100 * low:.1f}, {100 * high:.1f}], n{NBSP}={NBSP}{n}"
         if n
