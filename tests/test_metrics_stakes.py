@@ -118,7 +118,7 @@ def test_readers_overrule_the_diagnosis_string():
 def test_a_diagnosis_without_a_group_counts_as_nothing_and_is_said():
     found, notes = stakes({"label": ["Melanoma", "other"], "raw_label": [None, "Nobody's"]})
     assert found.mask("malignant").tolist() == [True, False]
-    assert "1 images have a diagnosis without a risk group" in notes[0]
+    assert "1 image has a diagnosis without a risk group" in notes[0]
 
 
 def test_classes_nobody_knows_give_no_decisions():

@@ -117,9 +117,8 @@ def _notes(
     notes = []
     ungrouped = int(said["group"].isna().sum())
     if ungrouped:
-        notes.append(
-            f"decisions: {ungrouped:,} images have a diagnosis without a risk group; they count as nothing"
-        )
+        have = "1 image has" if ungrouped == 1 else f"{ungrouped:,} images have"
+        notes.append(f"decisions: {have} a diagnosis without a risk group; counted as nothing")
     silent = [
         name
         for name, group in zip(class_names, class_groups, strict=True)
