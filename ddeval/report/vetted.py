@@ -63,8 +63,11 @@ def _accuracies(loop: pd.DataFrame, colours: Mapping[str, int]) -> Table:
 
     rows = [
         [
-            Cell(row["run"], series=colours.get(row["run"])),
-            Cell("vetted" if row["is_retrained"] else "as given"),
+            Cell(
+                row["run"],
+                sub=f"trained on {'vetted labels' if row['is_retrained'] else 'labels as given'}",
+                series=colours.get(row["run"]),
+            ),
             cell(row, "as_given"),
             cell(row, "vetted"),
             value_cell(row["planted_value"], "percent"),
@@ -73,7 +76,6 @@ def _accuracies(loop: pd.DataFrame, colours: Mapping[str, int]) -> Table:
     ]
     columns = [
         Column("Checkpoint", is_number=False),
-        Column("Trained on labels", is_number=False),
         Column("Top-1, labels as given", help="What an evaluation without vetting says."),
         Column("Top-1, vetted reference", help="Estimated from the readings of the test queue."),
         Column("Top-1, planted truth", help="What a real project never knows."),
