@@ -111,7 +111,7 @@ def test_the_walk_from_bucket_to_first_score_works_as_written(store, tmp_path, m
         printed.append(result.stdout)
     assert "EDIT" not in printed[0]
     frame = read_manifest("manifest.csv", image_roots=[f"s3://{BUCKET}/photos"])
-    assert frame["split"].value_counts().to_dict() == {"train": 56, "test": 24}
+    assert frame["split"].value_counts().to_dict() == {"train": 48, "test": 16, "val": 8, "calibration": 8}
     assert frame["q.itch"].notna().all()
     assert "encoded width 2, the checkpoint's 2" in printed[7]
     for scored in (printed[5], printed[8]):

@@ -76,7 +76,7 @@ def abstain(
     if facts["answers_nothing"]:
         console.note(
             f"no threshold can be shown to keep a risk of {risk:g} on {facts['n_rows']:,} {unit}s: "
-            "the rule defers everything"
+            "the rule defers everything; label more calibration patients, or allow a higher --risk"
         )
         raise typer.Exit(FINDINGS)
 

@@ -26,6 +26,7 @@ app = typer.Typer(
     cls=RunsByDefault,
     no_args_is_help=True,
     rich_markup_mode=None,
+    add_completion=False,
     help="Doubtful labels, duplicates and leaks, and the queue for vetting.",
     epilog="`ddeval audit RUN…` is short for `ddeval audit runs RUN…`.",
 )

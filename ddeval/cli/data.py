@@ -59,7 +59,7 @@ def import_(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """A published data set, or your tables through a mapping, as a manifest.
+    """Make a manifest of a published data set, or of your tables.
 
     Example: ddeval data import ham10000 HAM10000 --out manifest.csv --split train=0.7,val=0.1,test=0.2
     """
@@ -150,7 +150,7 @@ def check(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What was understood, field by field; every bad row; what the reader of the numbers should know.
+    """What was understood, what was not, and what a reader must know.
 
     Exit code 1 where something was found.
 
@@ -306,7 +306,7 @@ def _say_mapped(mapped: "Mapped", path: Path) -> None:
 
 def _after(mapped: "Mapped", path: Path) -> str:
     """What to do once the mapping was looked at: an import stops only at words not understood."""
-    deal = "" if "split" in mapped.frame.columns else " --split train=0.7,test=0.3"
+    deal = "" if "split" in mapped.frame.columns else " --split train=0.6,val=0.1,calibration=0.1,test=0.2"
     make = f"ddeval data import mapping {path}{deal}"
     if not mapped.has_findings:
         return make
@@ -337,7 +337,7 @@ def split(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Deal whole patients, lesions and cases into splits, every class shared out alike.
+    """Deal whole patients into splits, each class shared out alike.
 
     Example: ddeval data split manifest.csv --fractions train=0.7,val=0.1,calibration=0.05,test=0.15
     """
@@ -373,7 +373,7 @@ def retire(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Give a judging split up: its images become training images, and the ledger says so.
+    """Give a judging split up for training; the ledger says so.
 
     From then on scoring the old split says that it was retired. Freeze train first: a later freeze of train
     holds the readings of train alone.
@@ -472,7 +472,7 @@ def demo(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """The synthetic data set: rendered skin, planted label errors, everything known.
+    """Draw the synthetic data set, with planted label errors.
 
     Example: ddeval data demo demo
     """

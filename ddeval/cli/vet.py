@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
+    add_completion=False,
     help="Queue to readings to labels: open a batch, serve the app, freeze what was read.",
 )
 user = typer.Typer(
