@@ -110,6 +110,10 @@ def test_the_decision_is_on_the_first_screen_and_the_table_on_the_next(made: Mad
 
 def test_on_a_phone_the_missed_are_on_the_screen(made: Made, driver: Chrome) -> None:
     """Of right, deferred and missed the last matters most; it may not hide behind the edge."""
+    show(driver, made.pages[1], width=WINDOW)
+    for table in ("#harm-decided-table", ".cells"):  # nor do these hide anything on a desk
+        box = f"const b = document.querySelector('{table}').parentElement;"
+        assert driver.execute_script(f"{box} return b.scrollWidth <= b.clientWidth"), table
     show(driver, made.pages[1], width=PHONE)
     ends = (
         "return [...document.querySelectorAll('#harm-decided-table tr > :nth-child(4)')].map(c => {"
