@@ -182,6 +182,14 @@ def test_the_gate_is_said_with_what_passed_and_what_not_and_why() -> None:
     )
 
 
+def test_of_many_criteria_that_are_not_met_the_gate_says_the_names() -> None:
+    """Reasons of three would push the table that holds them off the first screen."""
+    criteria = [criterion("A", "fail"), criterion("B", "cannot tell"), criterion("C", "cannot tell")]
+    assert decisions.gate_sentence({"answer": "fail", "criteria": criteria}) == (
+        "The gate is failed: 0 of 3 criteria pass; failed: “A”; cannot tell: “B”, “C”."
+    )
+
+
 @pytest.mark.parametrize("same", [0.0, 0.033])
 def test_a_difference_that_every_resample_repeats_is_no_evidence(same: float) -> None:
     """One patient, or two models with the same answers: there is no interval, and the drawing says so."""

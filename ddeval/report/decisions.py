@@ -78,7 +78,10 @@ def gate_block(gate: Mapping[str, Any]) -> Decision:
 
 
 def gate_sentence(gate: Mapping[str, Any]) -> str:
-    """What the gate says, in words: how many criteria are met, which are not, and why one cannot be told."""
+    """What the gate says, in words: how many criteria are met, which are not, and why one cannot be told.
+
+    Of more than two that are not met the names alone: the reasons stand in the table below.
+    """
     by_answer: dict[str, list[Mapping[str, Any]]] = {"pass": [], "fail": [], "cannot tell": []}
     for c in gate["criteria"]:
         by_answer[_answer(c["answer"])].append(c)
@@ -89,10 +92,18 @@ def gate_sentence(gate: Mapping[str, Any]) -> str:
             if len(gate["criteria"]) > 1
             else "The gate is passed."
         )
-    said = [f"failed: {_why(c)}" for c in by_answer["fail"]]
-    said += [f"cannot tell: {_why(c)}" for c in by_answer["cannot tell"]]
+    open_ones = {answer: of for answer in ("fail", "cannot tell") if (of := by_answer[answer])}
+    words = {"fail": "failed", "cannot tell": "cannot tell"}
+    if sum(map(len, open_ones.values())) > 2:
+        said = [f"{words[a]}: {_names(of)}" for a, of in open_ones.items()]
+    else:
+        said = [f"{words[answer]}: {_why(c)}" for answer, of in open_ones.items() for c in of]
     opening = "The gate is failed" if gate["answer"] == "fail" else "The gate cannot be answered yet"
     return f"{opening}: {shown(passed, 'count')} of {n} criteria pass; {'; '.join(said)}."
+
+
+def _names(criteria: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"“{c['name']}”" for c in criteria)
 
 
 def _why(criterion: Mapping[str, Any]) -> str:
