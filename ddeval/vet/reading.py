@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import sqlalchemy as sa
@@ -235,19 +235,7 @@ def take_out(store: Store, case_ids: Sequence[str], *, actor: str, reason: str) 
             held |= set(json.loads(row.settings).get("practice_cases", ()))
             out = sorted((held & wanted) - _reported(connection, row.name))
             for case_id in out:
-                store.append(
-                    connection,
-                    actor=actor,
-                    role="admin",
-                    batch=row.name,
-                    case_id=case_id,
-                    reading_no=0,
-                    revision=0,
-                    kind="report",
-                    reason=reason[:NOTE_LIMIT],
-                    blind_level="none",
-                    nonce=secrets.token_hex(16),
-                )
+                _set_aside(store, connection, row.name, case_id, "report", actor=actor, reason=reason)
                 _clear_screens(connection, row.name, case_id)
             if out:
                 taken[row.name] = len(out)
@@ -264,19 +252,33 @@ def release(store: Store, batch: str, case_id: str, *, actor: str, reason: str) 
                 expected="a reported case",
                 todo="`ddeval vet status` counts them.",
             )
-        return store.append(
-            connection,
-            actor=actor,
-            role="admin",
-            batch=batch,
-            case_id=case_id,
-            reading_no=0,
-            revision=0,
-            kind="release",
-            reason=reason[:NOTE_LIMIT],
-            blind_level="none",
-            nonce=secrets.token_hex(16),
-        )
+        return _set_aside(store, connection, batch, case_id, "release", actor=actor, reason=reason)
+
+
+def _set_aside(
+    store: Store,
+    connection: sa.Connection,
+    batch: str,
+    case_id: str,
+    kind: Literal["report", "release"],
+    *,
+    actor: str,
+    reason: str,
+) -> dict[str, Any]:
+    """The event by which an admin takes a case from the readers of a batch, or gives it back."""
+    return store.append(
+        connection,
+        actor=actor,
+        role="admin",
+        batch=batch,
+        case_id=case_id,
+        reading_no=0,
+        revision=0,
+        kind=kind,
+        reason=reason[:NOTE_LIMIT],
+        blind_level="none",
+        nonce=secrets.token_hex(16),
+    )
 
 
 def undo(store: Store, batch: Batch, reader: str, *, reason: str) -> Screen:
