@@ -8,9 +8,9 @@ from torch.nn import functional
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from ddeval.models import float8
+from ddeval.models.float8 import FP8
 from ddeval.models.tower import Tower, kernel_for
 
-FP8 = torch.float8_e4m3fn
 CUDA = torch.device("cuda")
 
 pytestmark = pytest.mark.skipif(
@@ -46,7 +46,7 @@ def test_the_norm_adds_first_and_is_the_layer_norm_of_what_is_then_there(rows, w
 
 @needs_fp8
 def test_float8_products_with_gelu_are_the_products_of_what_float8_holds():
-    from ddeval.models.kernels import FP8, product_gelu_fp8, to_fp8
+    from ddeval.models.kernels import product_gelu_fp8, to_fp8
 
     torch.manual_seed(0)
     a, b = torch.randn(300, 144, device=CUDA), torch.randn(592, 144, device=CUDA) / 12

@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-FP8 = torch.float8_e4m3fn
+from ddeval.models.float8 import FP8
+
 ROWS, WARPS, STAGES, PROGRAMS = 2, 2, 3, 4
 """Of the norm: rows and warps of a program, rows under way at a time, programs a multiprocessor."""
 
